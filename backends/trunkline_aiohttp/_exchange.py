@@ -1,0 +1,323 @@
+"""One HTTP/1.1 exchange on an aiohttp connection.
+
+This module knows the order of things: write the request, pass over 1xx, hand out the body. It does
+not know how the connection was made or who shares it, and touches aiohttp only through
+`_protocol.Handler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import trunkline
+from trunkline import Attempt, Request
+from trunkline_aiohttp._protocol import Handler, Opened
+from trunkline_aiohttp._translate import exchange_error
+
+if TYPE_CHECKING:
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
+    from multidict import CIMultiDictProxy
+
+    from trunkline.proxy import Proxy
+
+_SLICE = 262144  # bytes of a large body handed to the transport at once
+_CONTINUE_SECONDS = 1.0  # wait for a 100 as long as curl does, then send the body
+_MOST_INTERIM = 100
+_VERSIONS = {(1, 1): "HTTP/1.1", (1, 0): "HTTP/1.0"}
+
+
+class AiohttpConnection:
+    """Implements `trunkline.Connection`."""
+
+    http_version = "HTTP/1.1"
+    max_exchanges = 1
+
+    def __init__(self, opened: Opened, protocol: Handler, forward: Proxy | None) -> None:
+        self._opened = opened
+        self.protocol = protocol
+        self._forward = forward
+        transport = protocol.transport
+        assert transport is not None
+        self.transport = transport
+        self.peer = _peer(transport.get_extra_info("peername"))
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
+        self._may_hold_tickets = transport.get_extra_info("ssl_object") is not None
+
+    def is_usable(self) -> bool:
+        protocol = self.protocol
+        if not protocol.is_connected() or protocol.should_close or protocol.was_disturbed:
+            return False
+        # What the kernel holds and the loop has not read yet: a FIN, or bytes nobody asked for.
+        return not protocol.is_idle or self._may_hold_tickets or not self._poll.poll(0)
+
+    async def exchange(self, request: Request, attempt: Attempt) -> AiohttpExchange:
+        exchange = AiohttpExchange(self, request, attempt)
+        try:
+            await exchange.start()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def write_head(self, request: Request, body: bytes = b"") -> int:
+        """Write the request line and header fields, and with them a small body."""
+        target = request.path
+        fields = request.wire_headers()
+        if self._forward is not None:  # RFC 9112 section 3.2.2
+            target = f"{request.origin}{target}"
+            credentials = self._forward.authorization
+            if credentials is not None:
+                fields.append(("Proxy-Authorization", credentials))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+        head = f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n"
+        data = head.encode("utf-8", "surrogateescape") + body
+        self.transport.write(data)
+        return len(data)
+
+    def finish(self) -> None:
+        """An exchange is over, and the connection as it was before it."""
+        self._may_hold_tickets = False
+        self.protocol.is_idle = True
+
+    def close(self) -> None:
+        # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
+        self.transport.abort()
+        self._opened.close()
+
+
+class AiohttpExchange:
+    """Implements `trunkline.Exchange`."""
+
+    __slots__ = ("_attempt", "_connection", "_is_over", "_payload", "_protocol", "_request",
+                 "_upload", "headers", "http_version", "raw_headers", "reason_phrase",
+                 "status_code")  # fmt: skip
+
+    _payload: StreamReader
+    status_code: int
+    reason_phrase: str
+    http_version: str
+    headers: CIMultiDictProxy[str]
+    raw_headers: tuple[tuple[bytes, bytes], ...]
+
+    def __init__(self, connection: AiohttpConnection, request: Request, attempt: Attempt) -> None:
+        self._connection = connection
+        self._protocol = connection.protocol
+        self._request = request
+        self._attempt = attempt
+        self._upload: _Upload | None = None
+        self._is_over = False
+
+    async def start(self) -> None:
+        """Send the request and take the final head."""
+        request, protocol, content = self._request, self._protocol, self._request.content
+        if protocol.transport is None:
+            raise trunkline.RemoteDisconnected("the connection was closed while it was idle")
+        protocol.begin(without_body=request.method == "HEAD")
+        if isinstance(content, bytes) and len(content) <= _SLICE and not _expects(request):
+            self._send_at_once(content)
+        elif content is None:
+            self._send_at_once(b"")
+        else:
+            self._upload = _Upload(self._connection, request, self._attempt)
+        try:
+            message, self._payload = await self._final_head()
+        except Exception as error:
+            raise self._translate(error, has_head=False) from error
+        self._accept(message)
+
+    def _send_at_once(self, body: bytes) -> None:
+        attempt = self._attempt
+        attempt.bytes_sent = self._connection.write_head(self._request, body)
+        if self._protocol.writing_paused:
+            self._upload = _Upload(self._connection, None, attempt)
+        else:
+            attempt.begin("headers")
+
+    async def _final_head(self) -> tuple[RawResponseMessage, StreamReader]:
+        for _ in range(_MOST_INTERIM):
+            message, payload = await self._attempt.wait(self._protocol.head())
+            self._attempt.response_started = True
+            if message.code == 101:
+                raise trunkline.RemoteProtocolError("the server switched protocols unasked (101)")
+            if message.code >= 200:
+                return message, payload
+            if message.code == 100 and self._upload is not None:
+                self._upload.go_on()
+        raise trunkline.LimitExceeded(f"more than {_MOST_INTERIM} interim (1xx) responses")
+
+    def _accept(self, message: RawResponseMessage) -> None:
+        self.status_code = message.code
+        self.reason_phrase = message.reason
+        version = message.version
+        self.http_version = _VERSIONS.get(version) or f"HTTP/{version.major}.{version.minor}"
+        self.headers = message.headers
+        self.raw_headers = message.raw_headers
+        # A refusal while the body is being sent: the rest is of no use (RFC 9112 section 9.3).
+        if self._upload is not None and message.code >= 300:
+            self._stop_upload()
+
+    async def read(self) -> bytes:
+        payload = self._payload
+        try:
+            data = payload.read_nowait()
+            if not data and not payload.at_eof():
+                self._attempt.begin("body")
+                data = await self._attempt.wait(payload.readany())
+        except Exception as error:
+            raise self._translate(error, has_head=True) from error
+        if not data:
+            self._end()
+        return data
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._stop_upload()
+            self._connection.finish()
+
+    def close(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._stop_upload()
+        self._connection.close()
+
+    def _stop_upload(self) -> None:
+        upload = self._upload
+        if upload is not None and not upload.is_done:
+            upload.cancel()
+            # What was announced was not sent: the peer would take the next request for it.
+            self._protocol.force_close()
+
+    def _translate(self, error: Exception, *, has_head: bool) -> BaseException:
+        upload, protocol, attempt = self._upload, self._protocol, self._attempt
+        attempt.response_started = attempt.response_started or protocol.received > 0
+        transport = protocol.transport
+        if transport is not None:
+            attempt.bytes_sent -= min(transport.get_write_buffer_size(), attempt.bytes_sent)
+        if upload is not None and upload.error is not None:
+            return upload.error
+        if isinstance(error, trunkline.TransportError):
+            return error
+        return exchange_error(error, has_head=has_head, started=protocol.received > 0)
+
+
+class _Upload:
+    """Sends what does not fit into the transport's buffer, while the head is already awaited.
+
+    `request` is None when everything has been handed to the transport and only has to drain. An
+    error of the caller's iterable is kept in `error` and aborts the connection, which wakes whoever
+    awaits the response.
+    """
+
+    def __init__(
+        self, connection: AiohttpConnection, request: Request | None, attempt: Attempt
+    ) -> None:
+        self._connection = connection
+        self._attempt = attempt
+        self._continue = asyncio.Event()
+        self.is_done = False
+        self.error: BaseException | None = None
+        self._task = asyncio.ensure_future(self._run(request))
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def go_on(self) -> None:
+        """The server has sent 100 (Continue)."""
+        self._continue.set()
+
+    async def _run(self, request: Request | None) -> None:
+        try:
+            if request is not None:
+                await self._send(request)
+            await self._drain()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.error = error
+            self._connection.transport.abort()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self.is_done = True
+            self._attempt.begin("headers")
+
+    async def _send(self, request: Request) -> None:
+        self._attempt.bytes_sent += self._connection.write_head(request)
+        if _expects(request):
+            await self._drain()
+            self._attempt.begin("headers")
+            await self._wait_for_continue()
+        content = request.content
+        if isinstance(content, bytes):
+            for start in range(0, len(content), _SLICE):
+                await self._write(content[start : start + _SLICE])
+        elif content is not None:
+            await self._send_pieces(request, content.__aiter__())
+
+    async def _send_pieces(self, request: Request, pieces: AsyncIterator[bytes]) -> None:
+        length = request.headers.get("Content-Length")
+        left = None if length is None else int(length)
+        try:
+            # The caller's own time to produce a piece is no delay of the peer's.
+            self._attempt.begin("request")
+            async for piece in pieces:
+                if left is None:
+                    await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"")
+                else:
+                    left -= len(piece)
+                    _check_left(left < 0, "more")
+                    await self._write(piece)
+                self._attempt.begin("request")
+            _check_left(bool(left), "fewer")
+        finally:
+            close: Any = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
+        if left is None:
+            await self._write(b"0\r\n\r\n")
+
+    async def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        for start in range(0, len(data), _SLICE):
+            part = data[start : start + _SLICE]
+            transport.write(part)
+            self._attempt.bytes_sent += len(part)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        if self._connection.protocol.writing_paused:
+            self._attempt.begin("write")
+            await self._connection.protocol.drain()
+
+    async def _wait_for_continue(self) -> None:
+        try:
+            async with asyncio.timeout(_CONTINUE_SECONDS):
+                await self._continue.wait()
+        except TimeoutError:
+            return
+
+
+def _check_left(wrong: bool, how: str) -> None:
+    if wrong:
+        raise trunkline.InvalidRequest(
+            f"content: it produced {how} bytes than the Content-Length header says"
+        )
+
+
+def _expects(request: Request) -> bool:
+    return request.headers.get("Expect", "").lower() == "100-continue"
+
+
+def _peer(address: object) -> str | None:
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address) if address else None

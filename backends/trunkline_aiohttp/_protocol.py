@@ -1,0 +1,190 @@
+"""Every touch of aiohttp below its public surface.
+
+This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`) and what of
+them is not documented: `connector._factory`, `ClientRequest`, `set_response_params`, and the
+attributes `_payload` and `_drain_helper`. It does not know Trunkline's contract. A test holds each
+of these to the behaviour relied on, with the lowest and the newest aiohttp supported.
+
+Why below `ClientSession`: it costs more than all the rest of a request together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+from aiohttp.connector import Connection as Opened
+from yarl import URL
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
+
+    from trunkline.dns import Resolver
+    from trunkline.proxy import Proxy
+
+_READ_BUFFER = 65536  # bytes; reading pauses at twice this
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
+    "on_protocol_made", default=None
+)
+"""Called when a socket has been connected and its TLS handshake, if any, is about to begin."""
+
+
+class Handler(ResponseHandler):
+    """aiohttp's protocol, made to tell what it knows.
+
+    - Bytes that come while no exchange runs make the connection unusable: aiohttp would keep them
+      for the next answer.
+    - An error of the connection or the parser reaches the body that is being read; aiohttp tells
+      only those who wait for a head, so a bad chunk size in a later packet than the head would hang
+      for ever.
+    - A reset ends a body that is delimited by the end of the connection with an error.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.is_idle = True
+        self.was_disturbed = False
+        self.received = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_idle and data:
+            self.was_disturbed = True
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        self.received += len(data)
+        super().data_received(data)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if cause and exc.__cause__ is None and isinstance(cause[0], Exception):
+            exc.__cause__ = cause[0]
+        payload: StreamReader | None = self._payload
+        super().set_exception(exc, *cause)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        payload: StreamReader | None = self._payload
+        if exc is not None and payload is not None and not payload.is_eof():
+            payload.set_exception(exc)
+        super().connection_lost(exc)
+
+    def begin(self, *, without_body: bool) -> None:
+        """Expect a response; `without_body`: to a HEAD request."""
+        self.is_idle = False
+        self.received = 0
+        self.set_response_params(
+            skip_payload=without_body,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+        )
+
+    async def head(self) -> tuple[RawResponseMessage, StreamReader]:
+        """The next response head, 1xx included, and its body."""
+        message, payload = await self.read()
+        error = self.exception()
+        if error is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(error)
+        return message, payload
+
+    async def drain(self) -> None:
+        """Wait until the transport's write buffer has room."""
+        await self._drain_helper()
+
+
+class _SharedResolver(AbstractResolver):
+    """The transport's own resolver, as aiohttp wants it."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self._resolver.resolve(host)
+        ]
+
+    async def close(self) -> None:
+        """The resolver is the transport's to close."""
+
+
+def make_connector(
+    *,
+    resolver: Resolver,
+    tls: ssl.SSLContext,
+    uds: os.PathLike[str] | None,
+    limit: int,
+    limit_per_host: int,
+    keepalive_timeout: float | None,
+) -> aiohttp.BaseConnector:
+    """A connector on the running loop; 0 means no limit."""
+    common: dict[str, Any] = {
+        "limit": limit,
+        "limit_per_host": limit_per_host,
+        "keepalive_timeout": keepalive_timeout,
+        # Elsewhere it is a no-op with a DeprecationWarning.
+        "enable_cleanup_closed": NEEDS_CLEANUP_CLOSED,
+    }
+    connector: aiohttp.BaseConnector
+    if uds is not None:
+        connector = aiohttp.UnixConnector(path=str(uds), **common)
+        connector._ssl = tls  # type: ignore[attr-defined]
+    else:
+        # ttl_dns_cache=0: trunkline.dns is the cache; one on top would double the age of an answer.
+        connector = aiohttp.TCPConnector(
+            ssl=tls, resolver=_SharedResolver(resolver), ttl_dns_cache=0, **common
+        )
+    loop = asyncio.get_running_loop()
+
+    def make_handler() -> Handler:
+        handler = Handler(loop)
+        notify = on_protocol_made.get()
+        if notify is not None:
+            notify()
+        return handler
+
+    connector._factory = make_handler  # type: ignore[assignment]
+    return connector
+
+
+async def open_socket(
+    connector: aiohttp.BaseConnector, url: str, tls: ssl.SSLContext, proxy: Proxy | None
+) -> Opened:
+    """Dial: name resolution, happy eyeballs, proxy and TLS are the connector's."""
+    request = ClientRequest(
+        "GET",
+        URL(url),
+        loop=asyncio.get_running_loop(),
+        ssl=tls,
+        proxy=None if proxy is None else URL(proxy.url),
+        proxy_auth=(
+            None
+            if proxy is None or proxy.username is None
+            else aiohttp.BasicAuth(proxy.username, proxy.password or "", "utf-8")
+        ),
+    )
+    return await connector.connect(request, [], _NO_TIMEOUT)

@@ -1,0 +1,118 @@
+"""`AiohttpTransport` and how it opens connections.
+
+This module knows the config and aiohttp's connector. It does not know how an exchange runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from time import monotonic
+
+import trunkline.tls
+from trunkline import (
+    Capabilities,
+    Connection,
+    Dial,
+    Dialer,
+    Origin,
+    TransportConfig,
+    TransportError,
+)
+from trunkline.dns import Resolver
+from trunkline.pool import PooledTransport
+from trunkline.proxy import find_proxy
+from trunkline_aiohttp._exchange import AiohttpConnection
+from trunkline_aiohttp._protocol import Handler, make_connector, on_protocol_made, open_socket
+from trunkline_aiohttp._translate import connect_error
+
+
+class AiohttpTransport(PooledTransport):
+    """HTTP/1.1 on aiohttp's connector and parser, below `ClientSession`; asyncio and uvloop.
+
+    Raises:
+        UnsupportedOption: the config asks for HTTP/2, a SOCKS proxy, or it is made under trio.
+    """
+
+    capabilities = Capabilities(name="aiohttp", proxy=True, uds=True, duplex=True)
+
+    def __init__(self, config: TransportConfig | None = None) -> None:
+        super().__init__(config)
+        self._tls = trunkline.tls.make_ssl_context(self.config.tls)
+
+    def make_dialer(self, resolver: Resolver) -> Dialer:
+        return _AiohttpDialer(self.config, self._tls, resolver)
+
+
+class _AiohttpDialer:
+    """Implements `trunkline.Dialer` with a `TCPConnector`, or a `UnixConnector` for `uds`."""
+
+    def __init__(self, config: TransportConfig, tls: ssl.SSLContext, resolver: Resolver) -> None:
+        limits = config.limits
+        self._config = config
+        self._tls = tls
+        self._resolver = resolver
+        self._connector = make_connector(
+            resolver=resolver,
+            tls=tls,
+            uds=config.uds,
+            limit=limits.max_connections or 0,
+            limit_per_host=limits.max_connections_per_host or 0,
+            keepalive_timeout=limits.keepalive_expiry,
+        )
+
+    async def connect(self, origin: Origin, dial: Dial) -> Connection:
+        proxy = find_proxy(self._config, origin)
+        if self._config.uds is None:
+            began = monotonic()
+            await self._resolver.resolve(origin.host if proxy is None else proxy.host)
+            dial.dns = monotonic() - began
+        steps = _Steps(dial, proxied=proxy is not None, tls=origin.is_tls)
+        token = on_protocol_made.set(steps.protocol_made)
+        try:
+            opened = await open_socket(self._connector, str(origin), self._tls, proxy)
+        except Exception as error:
+            if isinstance(error, TransportError):
+                raise
+            raise connect_error(error, dial, proxied=proxy is not None) from error
+        finally:
+            on_protocol_made.reset(token)
+        steps.finish()
+        protocol = opened.protocol
+        assert isinstance(protocol, Handler)
+        forward = proxy if proxy is not None and not origin.is_tls else None
+        return AiohttpConnection(opened, protocol, forward)
+
+    async def aclose(self) -> None:
+        await self._connector.close()
+        # Aborted transports close their sockets in the loop's next rounds.
+        for _ in range(2):
+            await asyncio.sleep(0)
+
+
+class _Steps:
+    """Keeps `dial` current while the connector works.
+
+    The connector makes one protocol when the TCP connection is there, and through a CONNECT proxy a
+    second one when the tunnel is.
+    """
+
+    def __init__(self, dial: Dial, *, proxied: bool, tls: bool) -> None:
+        self._dial = dial
+        self._left = ["proxy", "tls"] if proxied and tls else ["tls"]
+        self._tls = tls
+        self._since = monotonic()
+        dial.phase = "connect"
+
+    def protocol_made(self) -> None:
+        now = monotonic()
+        if self._dial.connect is None:
+            self._dial.connect = 0.0
+        self._dial.connect += now - self._since
+        self._since = now
+        if self._tls and self._left:
+            self._dial.phase = "proxy" if self._left.pop(0) == "proxy" else "tls"
+
+    def finish(self) -> None:
+        if self._tls:
+            self._dial.tls = monotonic() - self._since

@@ -1,0 +1,241 @@
+"""`Client`: the facade. Builds requests, adds defaults, and owns one transport.
+
+This module knows URLs relative to a base, default headers and JSON. It does not know connections:
+everything it sends goes through a `Transport`, chosen by config or given.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias
+from urllib.parse import urlencode
+
+from multidict import CIMultiDict
+from yarl import URL
+
+from trunkline._config import Timeouts, TransportConfig
+from trunkline._contract import PoolSnapshot, Transport
+from trunkline._errors import InvalidRequest
+from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers, parse_url
+from trunkline._registry import choose
+from trunkline._version import __version__
+
+Params: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | None
+
+
+class Client:
+    """Sends requests through one transport, and closes it.
+
+    Args:
+        config: a `TransportConfig`; or give its fields by name: `Client(backend="httpx")`.
+        base_url: put before every relative URL.
+        headers: sent with every request, unless the request has a header of that name.
+        transport: use this one instead of making one from a config. The client closes it.
+
+    Raises:
+        pydantic.ValidationError: a field of the config is unknown or wrong.
+        BackendUnavailable, UnsupportedOption: as `open_transport`.
+        InvalidRequest: `base_url` or `headers` are no good.
+    """
+
+    transport: Transport
+    """What the requests go through."""
+    backend_reason: str
+    """Why this backend, in a sentence."""
+
+    def __init__(
+        self,
+        config: TransportConfig | None = None,
+        *,
+        base_url: str | URL = "",
+        headers: HeaderTypes = None,
+        transport: Transport | None = None,
+        **options: Any,
+    ) -> None:
+        if config is not None and options:
+            raise TypeError(f"give a config or its fields, not both: {', '.join(options)}")
+        if transport is not None and (config is not None or options):
+            raise TypeError("give a transport or a config, not both")
+        self._base_url = str(base_url)
+        if self._base_url:
+            parse_url(self._base_url)
+        self._headers = _defaults()
+        self._headers.update(make_headers(headers))
+        if transport is not None:
+            self.transport = transport
+            self.backend_reason = f"{transport.capabilities.name}: the transport was given"
+        else:
+            self.transport, self.backend_reason = choose(config or TransportConfig(**options))
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend in use."""
+        return self.transport.capabilities.name
+
+    def build_request(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        params: Params = None,
+        headers: HeaderTypes = None,
+        content: Content = None,
+        json: Any = None,
+        data: Mapping[str, Any] | None = None,
+        timeouts: Timeouts | None = None,
+        idempotent: bool | None = None,
+    ) -> Request:
+        """A request with the client's base URL and headers.
+
+        Args:
+            params: added to the query; a list as value gives the key several times.
+            content: the body as bytes, text or an async iterable of bytes.
+            json: a body of JSON; sets Content-Type.
+            data: a body of form fields; sets Content-Type.
+
+        Raises:
+            InvalidRequest: naming what is wrong.
+        """
+        fields = make_headers(headers)
+        body, content_type = _body(content, json, data)
+        merged = CIMultiDict(
+            (name, value) for name, value in self._headers.items() if name not in fields
+        )
+        merged.extend(fields)
+        if content_type is not None:
+            merged.setdefault("Content-Type", content_type)
+        return Request(
+            method,
+            self._join(str(url), params),
+            headers=merged,
+            content=body,
+            timeouts=timeouts,
+            idempotent=idempotent,
+        )
+
+    def _join(self, url: str, params: Params) -> str:
+        if self._base_url and "://" not in url:
+            base = self._base_url.rstrip("/") + "/"
+            url = base + url.lstrip("/") if url else self._base_url
+        if params:
+            pairs = params.items() if isinstance(params, Mapping) else params
+            separator = "&" if "?" in url else "?"
+            url += separator + urlencode([(k, _plain(v)) for k, v in pairs], doseq=True)
+        return url
+
+    async def send(self, request: Request) -> Response:
+        """Send a request as it is; see `Transport.send`."""
+        return await self.transport.send(request)
+
+    async def request(self, method: str, url: str | URL, **options: Any) -> Response:
+        """Send a request and read the whole answer. Options as in `build_request`.
+
+        Raises:
+            TransportError: see `trunkline.TransportError`. A 4xx or 5xx is not an error.
+        """
+        response = await self.transport.send(self.build_request(method, url, **options))
+        await response.aread()
+        return response
+
+    @asynccontextmanager
+    async def stream(self, method: str, url: str | URL, **options: Any) -> AsyncIterator[Response]:
+        """Send a request; the block gets the response as soon as its head is here.
+
+        Leaving the block before the body has been read ends the exchange.
+        """
+        response = await self.transport.send(self.build_request(method, url, **options))
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def get(self, url: str | URL, **options: Any) -> Response:
+        """`request("GET", ...)`."""
+        return await self.request("GET", url, **options)
+
+    async def head(self, url: str | URL, **options: Any) -> Response:
+        """`request("HEAD", ...)`."""
+        return await self.request("HEAD", url, **options)
+
+    async def post(self, url: str | URL, **options: Any) -> Response:
+        """`request("POST", ...)`."""
+        return await self.request("POST", url, **options)
+
+    async def put(self, url: str | URL, **options: Any) -> Response:
+        """`request("PUT", ...)`."""
+        return await self.request("PUT", url, **options)
+
+    async def patch(self, url: str | URL, **options: Any) -> Response:
+        """`request("PATCH", ...)`."""
+        return await self.request("PATCH", url, **options)
+
+    async def delete(self, url: str | URL, **options: Any) -> Response:
+        """`request("DELETE", ...)`."""
+        return await self.request("DELETE", url, **options)
+
+    async def options(self, url: str | URL, **options: Any) -> Response:
+        """`request("OPTIONS", ...)`."""
+        return await self.request("OPTIONS", url, **options)
+
+    def snapshot(self) -> PoolSnapshot:
+        """The pool at this moment; see `PoolSnapshot`."""
+        return self.transport.snapshot()
+
+    async def warm(self, url: str | URL = "", connections: int = 1) -> int:
+        """Open connections ahead of the first request; see `Transport.warm`.
+
+        `url` may be relative to the base URL.
+        """
+        return await self.transport.warm(self._join(str(url), None), connections)
+
+    async def aclose(self) -> None:
+        """Close the transport; see `Transport.aclose`."""
+        await self.transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Client on {self.backend}>"
+
+
+def _defaults() -> CIMultiDict[str]:
+    from trunkline.decode import ACCEPT_ENCODING
+
+    return CIMultiDict(
+        {
+            "Accept": "*/*",
+            "Accept-Encoding": ACCEPT_ENCODING,
+            "User-Agent": f"trunkline/{__version__}",
+        }
+    )
+
+
+def _body(
+    content: Content, json: Any, data: Mapping[str, Any] | None
+) -> tuple[Content, str | None]:
+    if sum(part is not None for part in (content, json, data)) > 1:
+        raise InvalidRequest("content, json, data: give one of them")
+    if json is not None:
+        try:
+            text = jsonlib.dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest("json: it holds a value that JSON has no form for") from error
+        return text.encode(), "application/json"
+    if data is not None:
+        form = urlencode([(k, _plain(v)) for k, v in data.items()], doseq=True)
+        return form.encode(), "application/x-www-form-urlencoded"
+    return content, None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return "" if value is None else value

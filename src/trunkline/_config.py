@@ -1,0 +1,241 @@
+"""What a transport is made of: frozen pydantic models, and loading them from file and environment.
+
+This module knows every option, its unit, its default and its range. It does not know which backend
+can honour which option: a backend refuses what it cannot when the transport is made.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from yarl import URL
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+class _Model(BaseModel):
+    # hide_input_in_errors: a proxy URL or a key's password must not end up in a log.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
+    )
+
+
+class Limits(_Model):
+    """How many connections, and for how long. `None` means no limit; durations are seconds.
+
+    Attributes:
+        max_connections: open sockets over all hosts, the idle ones included. An idle connection to
+            another host is closed to make room.
+        max_connections_per_host: open sockets to one origin (scheme, host and port).
+        max_keepalive_connections: idle sockets over all hosts; beyond it the one that has been idle
+            longest is closed.
+        keepalive_expiry: how long a connection may sit idle and still be used again.
+        max_connection_age: a connection older than this is not used again.
+        max_waiting: calls that may wait for a connection; one more is refused with `PoolFull`.
+    """
+
+    max_connections: Annotated[int, Field(ge=1)] | None = 100
+    max_connections_per_host: Annotated[int, Field(ge=1)] | None = None
+    max_keepalive_connections: Annotated[int, Field(ge=0)] | None = 20
+    keepalive_expiry: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 30.0
+    max_connection_age: _Seconds | None = None
+    max_waiting: Annotated[int, Field(ge=0)] | None = None
+
+
+class Timeouts(_Model):
+    """Deadlines in seconds; `None` means none. Each holds on every backend.
+
+    Attributes:
+        pool: waiting for a connection to become free.
+        connect: name resolution, TCP and TLS handshakes together.
+        write: the peer takes no byte of the request.
+        headers: from the end of the request to the complete response head; absolute, so a server
+            that drips one byte a second does not extend it.
+        read: silence between two pieces of the response body.
+        total: from `send` to the end of the body.
+    """
+
+    pool: _Seconds | None = 10.0
+    connect: _Seconds | None = 5.0
+    write: _Seconds | None = 10.0
+    headers: _Seconds | None = None
+    read: _Seconds | None = 60.0
+    total: _Seconds | None = None
+
+    def overridden_by(self, other: Timeouts | None) -> Timeouts:
+        """These, with the fields that were set explicitly on `other` in their place."""
+        if other is None:
+            return self
+        return self.model_copy(update={k: getattr(other, k) for k in other.model_fields_set})
+
+
+class Dns(_Model):
+    """Name resolution.
+
+    Attributes:
+        ttl: seconds an answer is kept; 0 asks anew for each connection.
+        stale_on_error: while the resolver fails, the last good answer is used, up to an hour past
+            its ttl.
+        resolver: "aiodns" (c-ares, asyncio only), "system" (getaddrinfo in a thread), or "auto":
+            aiodns on asyncio, system elsewhere.
+    """
+
+    ttl: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
+    stale_on_error: bool = True
+    resolver: Literal["auto", "aiodns", "system"] = "auto"
+
+
+class Tls(_Model):
+    """Transport Layer Security.
+
+    Attributes:
+        verify: check the server's certificate chain and host name.
+        ca_file: PEM file of the authorities to trust, instead of the system's.
+        client_cert: PEM file of the certificate to present, with its chain.
+        client_key: PEM file of its private key; None when `client_cert` holds it too.
+        client_key_password: password of the private key.
+        min_version: lowest protocol version to accept.
+    """
+
+    verify: bool = True
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    client_key_password: SecretStr | None = None
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _files_fit_together(self) -> Self:
+        for key in ("ca_file", "client_cert", "client_key"):
+            path: Path | None = getattr(self, key)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{key}: there is no such file; give the path of a PEM file")
+        if self.client_cert is None:
+            for key in ("client_key", "client_key_password"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} needs client_cert: set both")
+        if self.ca_file is not None and not self.verify:
+            raise ValueError("ca_file is of no use with verify=False: remove one of them")
+        return self
+
+
+def _check_proxy(value: str) -> str:
+    remedy = "write it as http://[user:password@]host:port"
+    try:
+        url = URL(value)
+        port = url.port
+    except ValueError:
+        raise ValueError(f"not a URL; {remedy}") from None  # the cause would show userinfo
+    if url.scheme not in _PROXY_SCHEMES:
+        raise ValueError(f"the scheme must be one of {', '.join(_PROXY_SCHEMES)}; {remedy}")
+    if not url.host or not port:
+        raise ValueError(f"host and port are needed; {remedy}")
+    if url.raw_path not in ("", "/") or url.raw_query_string:
+        raise ValueError(f"a proxy has no path or query; {remedy}")
+    return value
+
+
+class TransportConfig(_Model):
+    """Everything `open_transport` needs. Frozen; `model_copy(update=...)` makes a changed one.
+
+    Attributes:
+        backend: "auto", or the name of an entry point in the group `trunkline.backends`.
+        http2: offer HTTP/2 by ALPN; an origin that does not speak it gets HTTP/1.1.
+        limits, timeouts, dns, tls: see `Limits`, `Timeouts`, `Dns`, `Tls`.
+        proxy: URL of a proxy for every request, with credentials if it needs them. Schemes: http,
+            https, and with a backend that can, socks5 and socks5h.
+        uds: path of a Unix socket to connect to, whatever the host of the URL.
+        trust_env: read HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY from the environment.
+
+    Raises:
+        pydantic.ValidationError: (a ValueError) naming each wrong or unknown key.
+    """
+
+    backend: Annotated[str, Field(min_length=1)] = "auto"
+    http2: bool = False
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    dns: Dns = Dns()
+    tls: Tls = Tls()
+    proxy: Annotated[str, AfterValidator(_check_proxy)] | None = Field(default=None, repr=False)
+    uds: Path | None = None
+    trust_env: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_out(self) -> Self:
+        if self.uds is not None and (self.proxy is not None or self.trust_env):
+            raise ValueError("uds cannot go with proxy or trust_env: a Unix socket has no proxy")
+        return self
+
+
+def load_config(path: str | os.PathLike[str] | None = None) -> TransportConfig:
+    """Read a TOML file, then `TRUNKLINE_*` environment variables over it.
+
+    A `pyproject.toml` is read at `[tool.trunkline]`, any other file at its top level. Nested keys
+    use two underscores: `TRUNKLINE_LIMITS__MAX_CONNECTIONS=50`; the value `none` means None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        tomllib.TOMLDecodeError: the file is not TOML.
+        pydantic.ValidationError: a key is unknown or its value wrong; the message names it.
+        ValueError: an environment variable named TRUNKLINE_* is no option.
+    """
+    values: dict[str, Any] = _read_file(Path(path)) if path is not None else {}
+    try:
+        return TransportConfig.model_validate(_merge(values, _read_environment()))
+    except ValueError as error:
+        source = f"{Path(path).name} and the" if path is not None else "the"
+        error.add_note(f"read from {source} environment variables TRUNKLINE_*")
+        raise
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        data = tomllib.load(file)
+    if path.name != "pyproject.toml":
+        return data
+    try:
+        table: dict[str, Any] = data["tool"]["trunkline"]
+    except KeyError as error:
+        raise ValueError(f"{path.name} has no table [tool.trunkline]: add one") from error
+    return table
+
+
+def _read_environment() -> dict[str, Any]:
+    from pydantic_settings import BaseSettings, EnvSettingsSource
+
+    class Environment(BaseSettings, TransportConfig):  # type: ignore[misc]
+        """The same fields, as pydantic-settings needs them."""
+
+    prefix = "TRUNKLINE_"
+    for name in os.environ:
+        option = name.upper().removeprefix(prefix).split("__")[0].lower()
+        if name.upper().startswith(prefix) and option not in TransportConfig.model_fields:
+            known = ", ".join(prefix + field.upper() for field in TransportConfig.model_fields)
+            raise ValueError(f"environment variable {name} is no option; there are {known}")
+    source = EnvSettingsSource(
+        Environment, env_prefix=prefix, env_nested_delimiter="__", env_parse_none_str="none"
+    )
+    return source()
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        both_tables = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(below, value) if both_tables else value
+    return merged

@@ -1,0 +1,666 @@
+"""What is sent and what comes back: `Request`, `Response`, and the small records they carry.
+
+This module knows HTTP's rules for a message (RFC 9110, RFC 9112) and refuses a request that breaks
+them before anything is sent. It does not know connections, pools or backends: a response reads its
+body from whatever `BodyStream` it was given.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+from urllib.parse import quote, urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
+
+from trunkline._errors import HTTPStatusError, InvalidRequest, TransportError
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from trunkline._config import Timeouts
+    from trunkline._sse import ServerSentEvent
+
+Content: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | None
+HeaderTypes: TypeAlias = Mapping[str, str] | MultiMapping[str] | Iterable[tuple[str, str]] | None
+T = TypeVar("T")
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
+_BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
+_BAD_IN_URL = re.compile("[\x00-\x1f\x7f]")
+_HOST = re.compile(r"[0-9a-z._~!$&'()*+,;=-]+\Z")  # RFC 3986 section 3.2.2, less "%"
+_KEPT_IN_TARGET = "!#$%&'()*+,/:;=?@[]~"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
+
+
+class Origin(NamedTuple):
+    """Scheme, host and port: what a connection is to. An IPv6 host has no brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def is_tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """The `Host` header: the port is left out where it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+class Target(NamedTuple):
+    """A URL as HTTP needs it: the origin, and path with query as they go on the wire."""
+
+    origin: Origin
+    path: str
+
+
+@lru_cache(maxsize=1024)
+def parse_url(url: str) -> Target:
+    """Split an absolute http or https URL.
+
+    What is legal goes on the wire byte for byte (a signed `%2C` stays `%2C`); spaces and characters
+    outside ASCII are percent-encoded, the fragment is left out.
+
+    Raises:
+        InvalidRequest: it says what is wrong, and never shows the URL.
+    """
+    if _BAD_IN_URL.search(url):
+        raise InvalidRequest("url: it contains a control character; percent-encode it")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidRequest(f"url: {error}") from error
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise InvalidRequest("url: it must be absolute and start with http:// or https://")
+    if "@" in parts.netloc:
+        raise InvalidRequest("url: it contains userinfo; send an Authorization header instead")
+    host = _parse_host(parts.hostname or "")
+    path = quote(parts.path or "/", safe=_KEPT_IN_TARGET)
+    if parts.query:
+        path = f"{path}?{quote(parts.query, safe=_KEPT_IN_TARGET)}"
+    return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path)
+
+
+def _parse_host(host: str) -> str:
+    if not host:
+        raise InvalidRequest("url: it has no host")
+    if ":" in host:  # urlsplit has checked that it is an IPv6 address
+        return host
+    if not host.isascii():
+        from yarl import URL
+
+        try:
+            host = URL.build(scheme="http", host=host).raw_host or ""
+        except ValueError as error:
+            raise InvalidRequest("url: the host is no valid international name") from error
+    if not _HOST.match(host):
+        raise InvalidRequest("url: the host contains a character that no host name has")
+    return host
+
+
+class Request:
+    """One HTTP request. It is not changed by being sent, and may be sent again if its body may.
+
+    Args:
+        method: e.g. "POST"; sent as given.
+        url: absolute, http or https, no userinfo.
+        headers: a mapping or pairs; order and duplicates are kept. `Host` and the framing headers
+            are added on the wire.
+        content: bytes, text (sent as UTF-8), or an async iterable of bytes, which is sent as it is
+            produced, chunked unless a `Content-Length` header is given.
+        timeouts: the fields set on it replace the transport's for this request.
+        idempotent: True says that sending it twice equals once. None: decided by the method, and
+            an `Idempotency-Key` header.
+
+    Raises:
+        InvalidRequest: naming the field that is wrong. Nothing was sent.
+    """
+
+    __slots__ = ("_target", "content", "headers", "idempotent", "method", "timeouts", "url")
+
+    def __init__(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        headers: HeaderTypes = None,
+        content: Content = None,
+        timeouts: Timeouts | None = None,
+        idempotent: bool | None = None,
+    ) -> None:
+        if not _TOKEN.match(method):
+            raise InvalidRequest("method: it must be a token such as GET (RFC 9110 section 9)")
+        self.method = method
+        self.url = str(url)
+        self._target = parse_url(self.url)
+        self.headers = CIMultiDictProxy(make_headers(headers))
+        self.content = _check_content(content)
+        self.timeouts = timeouts
+        self.idempotent = idempotent
+        self._check_framing()
+
+    @property
+    def origin(self) -> Origin:
+        return self._target.origin
+
+    @property
+    def path(self) -> str:
+        """Path and query as they go on the wire; never in a log or an error."""
+        return self._target.path
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether sending it twice equals sending it once, as far as the caller has said."""
+        if self.idempotent is not None:
+            return self.idempotent
+        return self.method in _IDEMPOTENT or "Idempotency-Key" in self.headers
+
+    @property
+    def is_rewindable(self) -> bool:
+        """Whether the body can be sent a second time: it is bytes, or there is none."""
+        return self.content is None or isinstance(self.content, bytes)
+
+    def wire_headers(self) -> list[tuple[str, str]]:
+        """The header fields in the order they are sent: `Host` first, framing last."""
+        fields = [] if "Host" in self.headers else [("Host", self.origin.authority)]
+        fields += self.headers.items()
+        if "Content-Length" in self.headers:
+            return fields
+        if isinstance(self.content, bytes):
+            fields.append(("Content-Length", str(len(self.content))))
+        elif self.content is not None:
+            fields.append(("Transfer-Encoding", "chunked"))
+        elif self.method in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
+            fields.append(("Content-Length", "0"))
+        return fields
+
+    def _check_framing(self) -> None:
+        if "Transfer-Encoding" in self.headers:
+            raise InvalidRequest("headers: Transfer-Encoding is set by the transport; remove it")
+        lengths = self.headers.getall("Content-Length", ())
+        if not lengths:
+            return
+        if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+            raise InvalidRequest("headers: Content-Length must be one decimal number")
+        if self.is_rewindable and int(lengths[0]) != len(self.content or b""):  # type: ignore[arg-type]
+            raise InvalidRequest("headers: Content-Length contradicts the length of the content")
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.origin}>"
+
+
+def make_headers(headers: HeaderTypes) -> CIMultiDict[str]:
+    """A checked, case-insensitive copy.
+
+    Raises:
+        InvalidRequest: a name that is no token, or a value with CR, LF or NUL.
+    """
+    try:
+        result: CIMultiDict[str] = CIMultiDict(headers or ())
+        for name, value in result.items():
+            if not _TOKEN.match(name):
+                raise InvalidRequest("headers: a name contains a character that no name may have")
+            if _BAD_IN_VALUE.search(value):
+                raise InvalidRequest(f"headers: the value of {name} contains CR, LF or NUL")
+    except (TypeError, ValueError) as error:
+        message = "headers: give a mapping or pairs of str names and str values"
+        raise InvalidRequest(message) from error
+    return result
+
+
+def _check_content(content: Content) -> bytes | AsyncIterable[bytes] | None:
+    if content is None or isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode()
+    if isinstance(content, (bytearray, memoryview)):
+        return bytes(content)
+    if hasattr(content, "__aiter__"):
+        return content
+    raise InvalidRequest("content: give bytes, str or an async iterable of bytes")
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where the time of one exchange went, in seconds; None where the step did not happen.
+
+    `dns`, `connect` and `tls` are None on a reused connection; `receive` and `total` until the body
+    has been read.
+    """
+
+    queue: float | None = None
+    dns: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    send: float | None = None
+    wait: float | None = None
+    receive: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """The connection an exchange ran on.
+
+    `age` is in seconds at the time the exchange began, `requests` counts the exchanges it has
+    carried, this one included; `peer` is the address, e.g. "127.0.0.1:443".
+    """
+
+    id: int
+    reused: bool
+    age: float
+    http_version: str
+    peer: str | None
+    requests: int
+
+
+class BodyStream(Protocol):
+    """Where a response reads its body from."""
+
+    async def read(self) -> bytes:
+        """The next piece as it came off the wire; b"" at the end."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held. Synchronous and idempotent; before the end it aborts."""
+        ...
+
+    def abandon(self) -> None:
+        """Have `close` called soon: a finalizer calls this, in whichever thread it runs."""
+        ...
+
+    def annotate(self, error: TransportError) -> None:
+        """Write the facts of the exchange into an error that arose above the stream."""
+        ...
+
+
+class _LocalStream:
+    """A body that no connection is held for."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def abandon(self) -> None:
+        """There is nothing to give back."""
+
+    def annotate(self, error: TransportError) -> None:
+        error.request_sent = error.response_started = True
+        error.replay = "unsafe"
+
+
+class _BytesStream(_LocalStream):
+    """A body that is already here."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self) -> bytes:
+        content, self._content = self._content, b""
+        return content
+
+
+class _IterableStream(_LocalStream):
+    """A body that somebody's async iterable produces."""
+
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        self._iterator = content.__aiter__()
+
+    async def read(self) -> bytes:
+        async for piece in self._iterator:
+            if piece:
+                return piece
+        return b""
+
+
+class Response:
+    """One HTTP response: the head is here, the body is read on demand.
+
+    Until the body has been read to its end or `aclose` was called it holds a connection; use
+    `async with`, `aread`, or an iterator to the end. One whose last reference is dropped while it
+    is still open emits a `ResourceWarning` and gives the connection back.
+
+    Args:
+        status_code: 100 to 599; a 500 is a response like any other.
+        headers: header fields.
+        content: bytes, or an async iterable of bytes, as they would be on the wire.
+        stream: instead of `content`, where a transport reads the body from.
+        reason_phrase: None for the standard one of the status.
+        request: what it answers.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_content",
+        "_stream",
+        "_taken",
+        "connection",
+        "headers",
+        "http_version",
+        "is_closed",
+        "raw_headers",
+        "reason_phrase",
+        "request",
+        "status_code",
+        "timings",
+    )
+
+    _content: bytes | None
+    is_closed: bool
+
+    def __init__(
+        self,
+        status_code: int,
+        *,
+        headers: HeaderTypes = None,
+        content: Content = b"",
+        stream: BodyStream | None = None,
+        reason_phrase: str | None = None,
+        http_version: str = "HTTP/1.1",
+        raw_headers: tuple[tuple[bytes, bytes], ...] | None = None,
+        request: Request | None = None,
+        timings: Timings | None = None,
+        connection: ConnectionInfo | None = None,
+    ) -> None:
+        self.is_closed = False
+        self.status_code = status_code
+        self.headers: CIMultiDictProxy[str] = (
+            headers
+            if isinstance(headers, CIMultiDictProxy)
+            else CIMultiDictProxy(make_headers(headers))
+        )
+        self.raw_headers = raw_headers or tuple(
+            (name.encode(), value.encode("utf-8", "surrogateescape"))
+            for name, value in (self.headers.items() if raw_headers is None else ())
+        )
+        self.reason_phrase = _reason(status_code) if reason_phrase is None else reason_phrase
+        self.http_version = http_version
+        self.request = request
+        self.timings = timings or Timings()
+        self.connection = connection
+        self._content = None
+        self._taken = False
+        self._stream = _make_stream(content) if stream is None else stream
+
+    # -- the body ------------------------------------------------------------------------------
+
+    async def aread(self) -> bytes:
+        """Read the whole body, decoded, and close. A second call returns the same bytes.
+
+        Raises:
+            ReadTimeout, DeadlineExceeded, BodyTruncated, ReadError, RemoteProtocolError:
+                the body did not arrive whole.
+            DecodeError: it does not decode as its Content-Encoding says.
+        """
+        if self._content is None:
+            pieces = [piece async for piece in self.aiter_bytes()]
+            self._content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self._content
+
+    def aiter_raw(self) -> AsyncIterator[bytes]:
+        """The body in the pieces in which it arrives, not decoded. Raises as `aread`."""
+        return _Raw(self)
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """The body in the pieces in which it arrives, decoded. Raises as `aread`."""
+        if self._content is not None:
+            return _Raw(Response(self.status_code, content=self._content))
+        encoding = self.headers.get("Content-Encoding")
+        if encoding is None:
+            return _Raw(self)
+        from trunkline.decode import make_decoder
+
+        try:
+            decoder = make_decoder(encoding)
+        except TransportError as error:
+            self._fail(error)
+            raise
+        return _Raw(self) if decoder is None else _Pieces(self, _Raw(self), decoder)
+
+    def aiter_text(self) -> AsyncIterator[str]:
+        """The decoded body as text, in the charset of Content-Type, else UTF-8."""
+        return _Pieces(self, self.aiter_bytes(), _TextDecoder(self.encoding))
+
+    def aiter_lines(self) -> AsyncIterator[str]:
+        """The text line by line, without the line ends (LF, CRLF or CR)."""
+        from trunkline._sse import LineDecoder
+
+        return _Pieces(self, self.aiter_text(), LineDecoder())
+
+    def aiter_sse(self) -> AsyncIterator[ServerSentEvent]:
+        """Server-sent events by the rules of the WHATWG (HTML standard, section 9.2.6)."""
+        from trunkline._sse import SSEDecoder
+
+        return _Pieces(self, self.aiter_bytes(), SSEDecoder())
+
+    async def aclose(self) -> None:
+        """Give the connection back; a body not read to its end is aborted."""
+        self.close()
+
+    def close(self) -> None:
+        """What `aclose` does; synchronous, idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._stream.close()
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, TransportError):
+            self._stream.annotate(error)
+        self.close()
+
+    @property
+    def content(self) -> bytes:
+        """The decoded body, once `aread` was called.
+
+        Raises:
+            RuntimeError: it was not.
+        """
+        if self._content is None:
+            raise RuntimeError("the body has not been read: call `await response.aread()` first")
+        return self._content
+
+    @property
+    def encoding(self) -> str:
+        """The charset of Content-Type where Python knows it, else "utf-8"."""
+        return _charset(self.headers.get("Content-Type", ""))
+
+    @property
+    def text(self) -> str:
+        """`content` as text; bytes that are not of the charset become U+FFFD."""
+        return self.content.decode(self.encoding, "replace")
+
+    def json(self) -> Any:
+        """`content` as JSON.
+
+        Raises:
+            json.JSONDecodeError: it is not.
+        """
+        return jsonlib.loads(self.content)
+
+    # -- the status ----------------------------------------------------------------------------
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status_code <= 299
+
+    @property
+    def is_error(self) -> bool:
+        return 400 <= self.status_code <= 599
+
+    def raise_for_status(self) -> Self:
+        """Return the response itself unless the status is 4xx or 5xx.
+
+        Raises:
+            HTTPStatusError: with `status_code` and `response`.
+        """
+        if not self.is_error:
+            return self
+        where = f" from {self.request.origin}" if self.request is not None else ""
+        error = HTTPStatusError(
+            f"{self.status_code} {self.reason_phrase}{where}".strip(),
+            request_sent=True,
+            response_started=True,
+        )
+        error.status_code = self.status_code
+        error.response = self
+        error.replay = "unsafe"
+        error.http_version = self.http_version
+        if self.request is not None:
+            error.host, error.port = self.request.origin.host, self.request.origin.port
+        raise error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Response [{self.status_code} {self.reason_phrase}]>"
+
+    def __del__(self) -> None:
+        if getattr(self, "is_closed", True) or isinstance(self._stream, _LocalStream):
+            return
+        self.is_closed = True
+        self._stream.abandon()
+        warnings.warn(f"unclosed response {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+def _make_stream(content: Content) -> BodyStream:
+    body = _check_content(content)
+    return (
+        _BytesStream(body or b"")
+        if body is None or isinstance(body, bytes)
+        else (_IterableStream(body))
+    )
+
+
+def _reason(status_code: int) -> str:
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=64)
+def _charset(content_type: str) -> str:
+    import codecs
+    from email.message import Message
+
+    message = Message()
+    message["Content-Type"] = content_type
+    charset = message.get_content_charset("utf-8")
+    try:
+        codecs.lookup(charset)
+    except LookupError:
+        return "utf-8"
+    return charset
+
+
+# -- iterators ---------------------------------------------------------------------------------
+# Classes, not async generators: one that is dropped half-way leaves nothing to finalize, which an
+# async generator does on asyncio (a task) and trio (a ResourceWarning).
+
+
+class _Raw(AsyncIterator[bytes]):
+    """The pieces of a response's stream; closes the response at the end and on an error."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Response) -> None:
+        if response._taken:  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError("the body has been read already; it is read once")
+        if response.is_closed:
+            raise RuntimeError("the response is closed; read the body before")
+        self._response = response
+
+    async def __anext__(self) -> bytes:
+        response = self._response
+        if response.is_closed:
+            raise StopAsyncIteration
+        response._taken = True  # pyright: ignore[reportPrivateUsage]
+        try:
+            piece = await response._stream.read()  # pyright: ignore[reportPrivateUsage]
+        except BaseException:
+            response.close()
+            raise
+        if not piece:
+            response.close()
+            raise StopAsyncIteration
+        return piece
+
+
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Stage(Protocol[S_contra, T_co]):
+    """A sans-IO step of decoding: what comes out for what goes in, and at the end."""
+
+    def feed(self, data: S_contra, /) -> Iterable[T_co]: ...
+
+    def finish(self) -> Iterable[T_co] | None: ...
+
+
+class _Pieces(AsyncIterator[T], Generic[S, T]):
+    """What a stage makes of the pieces of another iterator."""
+
+    __slots__ = ("_ended", "_ready", "_response", "_source", "_stage")
+
+    def __init__(self, response: Response, source: AsyncIterator[S], stage: _Stage[S, T]) -> None:
+        self._response = response
+        self._source = source
+        self._stage = stage
+        self._ready: Iterator[T] = iter(())
+        self._ended = False
+
+    async def __anext__(self) -> T:
+        try:
+            while True:
+                for item in self._ready:
+                    return item
+                if self._ended:
+                    raise StopAsyncIteration
+                await self._refill()
+        except TransportError as error:
+            self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
+            raise
+
+    async def _refill(self) -> None:
+        try:
+            data = await self._source.__anext__()
+        except StopAsyncIteration:
+            self._ended = True
+            self._ready = iter(self._stage.finish() or ())
+        else:
+            self._ready = iter(self._stage.feed(data))
+
+
+class _TextDecoder:
+    def __init__(self, encoding: str) -> None:
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def feed(self, data: bytes) -> tuple[str, ...]:
+        text = self._decoder.decode(data)
+        return (text,) if text else ()
+
+    def finish(self) -> tuple[str, ...]:
+        text = self._decoder.decode(b"", True)
+        return (text,) if text else ()

@@ -1,0 +1,44 @@
+"""The `trunkline` command: `compare` and `serve`.
+
+Knows the command line. Importing it imports no library of the `cli` extra; `main` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+_EXTRA = frozenset({"typer", "rich", "hypercorn", "starlette", "trustme", "pytest"})
+
+
+def main() -> None:
+    """Run the command line. Ends with SystemExit, as a console script does.
+
+    Where the `cli` extra is not installed, it says how to install it.
+    """
+    try:
+        _app()()
+    except ModuleNotFoundError as missing:
+        if missing.name not in _EXTRA:
+            raise
+        reason = f"trunkline: this command needs {missing.name}: pip install 'trunkline[cli]'"
+        raise SystemExit(reason) from missing
+
+
+def _app() -> typer.Typer:
+    import typer
+
+    from trunkline.cli._compare import compare
+    from trunkline.cli._serve import serve
+
+    # A traceback with the locals in it would show the values of headers.
+    app = typer.Typer(
+        help="One HTTP transport layer, one pool: measure what it saves, try it on a server.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.command()(compare)
+    app.command()(serve)
+    return app

@@ -1,0 +1,3 @@
+"""The one pool, for backends: derive from `PooledTransport` and supply a `Dialer`."""
+
+from trunkline.pool._transport import PooledTransport as PooledTransport

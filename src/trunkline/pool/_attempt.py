@@ -1,0 +1,117 @@
+"""One attempt at a request on one connection: its deadlines, and the facts its errors carry.
+
+This module knows which deadline holds in which phase, and what a failure means for a retry. It does
+not know who writes or reads: an exchange reports to it and awaits the peer through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from time import monotonic
+from typing import TypeVar
+
+from trunkline._config import Timeouts
+from trunkline._errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    GoAway,
+    HeadersTimeout,
+    InvalidRequest,
+    Phase,
+    ReadTimeout,
+    Replay,
+    StreamRefused,
+    TransportError,
+    TransportTimeout,
+    WriteTimeout,
+)
+from trunkline.pool._runtime import Runtime, Scope
+
+T = TypeVar("T")
+
+_TIMEOUTS: dict[Phase, tuple[str, type[TransportTimeout], str]] = {
+    "write": ("write", WriteTimeout, "the peer took no byte of the request for {:g} s"),
+    "headers": ("headers", HeadersTimeout, "no complete response head within {:g} s"),
+    "body": ("read", ReadTimeout, "no byte of the response body for {:g} s"),
+}
+
+
+class ExchangeAttempt:
+    """Implements `trunkline.Attempt` for the pool."""
+
+    __slots__ = ("_due", "_runtime", "_scope", "_total_due", "begun",
+                 "bytes_sent", "head_due_from", "phase", "request_sent", "response_started",
+                 "timeouts")  # fmt: skip
+
+    def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
+        self._runtime = runtime
+        self._scope: Scope | None = None
+        self.timeouts = timeouts
+        self._total_due = None if timeouts.total is None else started + timeouts.total
+        self._due: float | None = None
+        self.phase: Phase = "write"
+        self.begun = self.head_due_from = started
+        self.bytes_sent = 0
+        self.request_sent = False
+        self.response_started = False
+
+    @property
+    def write_timeout(self) -> float | None:
+        return self.timeouts.write
+
+    def begin(self, phase: Phase) -> None:
+        now = monotonic()
+        self.phase = phase
+        if phase == "headers":
+            self.request_sent = True
+            self.head_due_from = now
+        limit = _TIMEOUTS.get(phase)
+        seconds: float | None = None if limit is None else getattr(self.timeouts, limit[0])
+        due = None if seconds is None else now + seconds
+        if self._total_due is not None and (due is None or self._total_due < due):
+            due = self._total_due
+        self._due = due
+        if self._scope is not None:
+            self._scope.move(None if due is None else due - now)
+
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        # While the request is being sent a scope even without a deadline: it is moved later.
+        if self._due is None and self.phase not in ("write", "request"):
+            return await awaitable
+        seconds = None if self._due is None else self._due - monotonic()
+        with self._runtime.scope(seconds) as scope:
+            self._scope = scope
+            try:
+                return await awaitable
+            finally:
+                self._scope = None
+        raise self._timeout()
+
+    def _timeout(self) -> TransportTimeout:
+        if self._total_due is not None and monotonic() >= self._total_due:
+            return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=self.phase)
+        name, error, message = _TIMEOUTS[self.phase]
+        return error(message.format(getattr(self.timeouts, name)))
+
+    def describe(self, error: TransportError) -> None:
+        """Write what this attempt knows into `error`."""
+        if error.phase is None:
+            error.phase = self.phase
+        error.bytes_sent = max(error.bytes_sent, self.bytes_sent)
+        if self.request_sent:
+            error.request_sent = True
+        elif error.bytes_sent:
+            error.request_sent = None
+        error.response_started = error.response_started or self.response_started
+        error.replay = verdict(error)
+
+
+def verdict(error: TransportError) -> Replay:
+    """What `error` means for sending the request again; see `TransportError.replay`."""
+    if isinstance(error, (ConnectionFailed, InvalidRequest, StreamRefused)):
+        return "safe"
+    if error.response_started:
+        return "unsafe"
+    if isinstance(error, GoAway) and error.replay == "safe":
+        return "safe"
+    return "if_idempotent" if error.bytes_sent else "safe"

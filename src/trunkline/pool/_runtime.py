@@ -1,0 +1,206 @@
+"""What the pool needs of an event loop: deadlines, a one-shot wake-up, and which loop this is.
+
+This module knows asyncio (uvloop too) and, through anyio, trio. It does not know what is waited
+for. asyncio has a flavour of its own because the deadline of a body read and the wake-up of a
+queued call are on the hot path: an anyio scope there costs several times as much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+import anyio.lowlevel
+
+
+class Scope(Protocol):
+    """A block with a deadline: at the deadline it is cancelled, and the code after it goes on."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool: ...
+
+    def move(self, seconds: float | None) -> None:
+        """Set the deadline anew, `seconds` from now; None takes it away."""
+        ...
+
+
+class Waiter(Protocol):
+    """A one-shot wake-up."""
+
+    def set(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Runtime(Protocol):
+    """One event loop."""
+
+    is_trio: bool
+
+    def scope(self, seconds: float | None) -> Scope: ...
+
+    def waiter(self) -> Waiter: ...
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the loop; from any thread. If the loop is closed, nothing happens."""
+        ...
+
+
+def current_loop() -> object:
+    """The identity of the running event loop.
+
+    Raises:
+        RuntimeError: none is running.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.lowlevel.current_token()
+
+
+def sniff_loop() -> str | None:
+    """The kind of the running loop, "asyncio" or "trio"; None when none is running."""
+    try:
+        loop = current_loop()
+    except RuntimeError:
+        return None
+    return "asyncio" if isinstance(loop, asyncio.AbstractEventLoop) else "trio"
+
+
+def make_runtime() -> Runtime:
+    """The runtime of the running loop."""
+    loop = current_loop()
+    return _AsyncioRuntime(loop) if isinstance(loop, asyncio.AbstractEventLoop) else _TrioRuntime()
+
+
+class _AsyncioScope:
+    """`asyncio.timeout`, without the exception, the coroutine and the clock call."""
+
+    __slots__ = ("_cancelling", "_fired", "_handle", "_loop", "_seconds", "_task")
+
+    _task: asyncio.Task[object]
+    _handle: asyncio.TimerHandle | None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._fired = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError("a deadline needs a task to cancel")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._handle = None
+        self.move(self._seconds)
+        return self
+
+    def move(self, seconds: float | None) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if seconds is not None and not self._fired:
+            self._handle = self._loop.call_later(max(seconds, 0.0), self._fire)
+
+    def _fire(self) -> None:
+        self._fired = True
+        self._task.cancel()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self._handle is not None:
+            self._handle.cancel()
+        if not self._fired:
+            return False
+        # Somebody else's cancellation, arriving together with ours, goes on.
+        ours = self._task.uncancel() <= self._cancelling
+        return ours and kind is not None and issubclass(kind, asyncio.CancelledError)
+
+
+class _AsyncioWaiter:
+    __slots__ = ("_future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
+
+
+class _AsyncioRuntime:
+    is_trio = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def scope(self, seconds: float | None) -> Scope:
+        return _AsyncioScope(self._loop, seconds)
+
+    def waiter(self) -> Waiter:
+        return _AsyncioWaiter(self._loop)
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback)
+
+
+class _TrioScope:
+    def __init__(self, seconds: float | None) -> None:
+        self._scope = anyio.CancelScope()
+        self.move(seconds)
+
+    def move(self, seconds: float | None) -> None:
+        self._scope.deadline = math.inf if seconds is None else anyio.current_time() + seconds
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return bool(self._scope.__exit__(kind, error, traceback))
+
+
+class _TrioRuntime:
+    is_trio = True
+
+    def __init__(self) -> None:
+        import trio
+
+        self._token = trio.lowlevel.current_trio_token()
+        self._finished = trio.RunFinishedError
+
+    def scope(self, seconds: float | None) -> Scope:
+        return _TrioScope(seconds)
+
+    def waiter(self) -> Waiter:
+        return anyio.Event()
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        try:
+            self._token.run_sync_soon(callback)
+        except self._finished:
+            return

@@ -1,0 +1,71 @@
+"""Which proxy, if any, a request to an origin goes through.
+
+This module knows the config and, where it says `trust_env`, the environment. It does not know how
+to speak to a proxy: that is the dialer's.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from urllib.request import getproxies, proxy_bypass
+
+from yarl import URL
+
+from trunkline._config import TransportConfig
+from trunkline._messages import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Where a proxy is and what it must be told.
+
+    `scheme` is "http", "https", "socks5" (we resolve names) or "socks5h" (the proxy does).
+    """
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Without credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def is_socks(self) -> bool:
+        return self.scheme.startswith("socks")
+
+    @property
+    def authorization(self) -> str | None:
+        """Value of `Proxy-Authorization` (RFC 7617); None without credentials."""
+        if self.username is None:
+            return None
+        credentials = f"{self.username}:{self.password or ''}"
+        return "Basic " + b64encode(credentials.encode()).decode()
+
+
+def parse_proxy(url: str) -> Proxy:
+    """Make a `Proxy` of a URL that `TransportConfig` has checked."""
+    parts = URL(url)
+    return Proxy(parts.scheme, parts.host or "", parts.port or 0, parts.user, parts.password)
+
+
+def find_proxy(config: TransportConfig, origin: Origin) -> Proxy | None:
+    """The proxy for `origin`: `config.proxy`, or with `trust_env` what the environment says.
+
+    From the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, lower case first, read
+    anew for each connection, as `urllib.request` does.
+    """
+    if config.proxy is not None:
+        return parse_proxy(config.proxy)
+    if not config.trust_env or proxy_bypass(origin.host):
+        return None
+    proxies = getproxies()
+    url = proxies.get(origin.scheme) or proxies.get("all")
+    if url is None:
+        return None
+    return parse_proxy(TransportConfig(proxy=url if "://" in url else f"http://{url}").proxy or "")

@@ -1,0 +1,276 @@
+"""What every part of the conformance suite stands on: loops, servers, transports, and patience.
+
+This module knows pytest, anyio's plugin for it, and the contract. It does not know any backend, and
+states no behaviour, but for what `Rig` checks at the end of each test: nothing is left.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+
+from trunkline._config import Timeouts, Tls, TransportConfig
+from trunkline._contract import Capabilities, Transport
+from trunkline._messages import Request, Response
+from trunkline._registry import capabilities_of, open_transport
+from trunkline.testing._certificates import Certificates
+from trunkline.testing._conversation import ReceivedRequest
+from trunkline.testing._servers import Script, ScriptedServer
+
+PATIENCE = 30.0
+"""Seconds after which a test that waits for something that never comes fails."""
+
+TIMEOUTS = Timeouts(pool=15.0, connect=15.0, write=15.0, headers=15.0, read=15.0)
+
+Test = TypeVar("Test", bound=Callable[..., object])
+
+_LOOPS: tuple[tuple[str, str, dict[str, Any], str | None], ...] = (
+    ("asyncio", "asyncio", {}, None),
+    ("uvloop", "asyncio", {"use_uvloop": True}, "uvloop"),
+    ("trio", "trio", {}, "trio"),
+)
+
+
+def needs(*capabilities: str) -> Callable[[Test], Test]:
+    """Mark a test for backends that have all these `Capabilities`."""
+
+    def decorate(test: Test) -> Test:
+        test.__dict__["needs"] = capabilities
+        return test
+
+    return decorate
+
+
+async def until(predicate: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait, on any loop, until `predicate` holds.
+
+    Raises:
+        AssertionError: it did not within `seconds`.
+    """
+    with anyio.move_on_after(seconds) as scope:
+        while not predicate():
+            await anyio.sleep(0.002)
+    assert not scope.cancelled_caught, f"it did not come within {seconds:g} s"
+
+
+class Call:
+    """A call that runs beside the test; `response` or `error` is what came of it.
+
+    It is `cancelled` when it ended by `cancel`.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[Response]]) -> None:
+        self.response: Response | None = None
+        self.error: Exception | None = None
+        self.cancelled = False
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self._make = make
+
+    def cancel(self) -> None:
+        self.scope.cancel()
+
+    async def run(self) -> None:
+        with self.scope:
+            try:
+                self.response = await self._make()
+            except Exception as error:  # noqa: BLE001  # `result` raises it
+                self.error = error
+        self.cancelled = self.scope.cancelled_caught
+        self.done.set()
+
+    async def result(self) -> Response:
+        """Wait for the end. Raises what the call raised."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.response is not None, "the call was cancelled"
+        return self.response
+
+    async def failure(self) -> Exception:
+        """Wait for the end, which has to be an error."""
+        await self.done.wait()
+        assert self.error is not None, "the call did not fail"
+        return self.error
+
+
+class Rig:
+    """A transport, the scripted server it calls, and tasks to call from."""
+
+    def __init__(self, transport: Transport, server: ScriptedServer, group: TaskGroup) -> None:
+        self.transport = transport
+        self.server = server
+        self._group = group
+        self._responses: list[Response] = []
+
+    def url(self, path: str = "/") -> str:
+        return self.server.url + path
+
+    def request(self, method: str = "GET", path: str = "/", **options: Any) -> Request:
+        return Request(method, self.url(path), **options)
+
+    async def send(self, method: str = "GET", path: str = "/", **options: Any) -> Response:
+        """Send, and return with the response open."""
+        response = await self.transport.send(self.request(method, path, **options))
+        self._responses.append(response)
+        return response
+
+    async def fetch(self, method: str = "GET", path: str = "/", **options: Any) -> Response:
+        """Send, and read the body to its end."""
+        async with await self.send(method, path, **options) as response:
+            await response.aread()
+        return response
+
+    def close_responses(self) -> None:
+        for response in self._responses:
+            response.close()
+
+    def start(self, make: Callable[[], Awaitable[Response]]) -> Call:
+        call = Call(make)
+        self._group.start_soon(call.run)
+        return call
+
+    def begin(self, method: str = "GET", path: str = "/", **options: Any) -> Call:
+        """`send`, beside the test."""
+        return self.start(lambda: self.send(method, path, **options))
+
+    def begin_fetch(self, method: str = "GET", path: str = "/", **options: Any) -> Call:
+        """`fetch`, beside the test."""
+        return self.start(lambda: self.fetch(method, path, **options))
+
+    @property
+    def received(self) -> ReceivedRequest:
+        """The request that the server got; there has to be one only."""
+        (request,) = self.server.requests
+        return request
+
+    async def until_received(self, count: int = 1) -> None:
+        """Wait until the heads of `count` requests have arrived."""
+        await until(lambda: len(self.server.requests) >= count)
+
+    async def until_client_closed(self, number: int = 0) -> None:
+        """Wait until the server has seen the end of its connection `number`."""
+        await until(lambda: self.server.conversations[number].client_closed)
+
+
+class Conformance:
+    """The frame. See `TransportConformance` for how it is used."""
+
+    backend: ClassVar[str]
+    pytestmark = pytest.mark.anyio
+
+    # -- what a backend's test class may change ----------------------------------------------------
+
+    @classmethod
+    def capabilities(cls) -> Capabilities:
+        """What the backend says it can do; tests of anything else are skipped."""
+        return capabilities_of(cls.backend)
+
+    def open_transport(self, config: TransportConfig) -> Transport:
+        """Make the transport under test; `config.backend` is set."""
+        return open_transport(config)
+
+    # -- loops and gates ---------------------------------------------------------------------------
+
+    @pytest.fixture
+    def anyio_backend(self, request: pytest.FixtureRequest) -> object:
+        """The event loop, for anyio's plugin: one of those that the backend runs on."""
+        return request.param
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run each test on every loop of the backend; skip those it has no capability for."""
+        if "anyio_backend" not in metafunc.fixturenames or metafunc.cls is None:
+            return
+        capabilities: Capabilities = metafunc.cls.capabilities()
+        missing = [
+            name
+            for name in getattr(metafunc.function, "needs", ())
+            if not getattr(capabilities, name)
+        ]
+        reason = f"backend {capabilities.name!r} has no capability {', '.join(missing)}"
+        marks = [pytest.mark.skip(reason=reason)] if missing else []
+        loops = [
+            pytest.param((library, options), id=name, marks=marks)
+            for name, library, options, module in _LOOPS
+            if getattr(capabilities, library)
+            and (module is None or importlib.util.find_spec(module) is not None)
+        ]
+        metafunc.parametrize(
+            "anyio_backend", loops[:1] if missing else loops, indirect=True, scope="function"
+        )
+
+    # -- what tests are made with ------------------------------------------------------------------
+
+    def config(self, **options: Any) -> TransportConfig:
+        options.setdefault("timeouts", TIMEOUTS)
+        return TransportConfig(backend=self.backend, **options)
+
+    @asynccontextmanager
+    async def transport(self, **options: Any) -> AsyncIterator[Transport]:
+        """A transport made of config `options`; at the end it is closed, and nothing may be left."""
+        transport = self.open_transport(self.config(**options))
+        try:
+            yield transport
+        finally:
+            with anyio.CancelScope(shield=True):
+                await transport.aclose()
+        now = transport.snapshot()
+        left = (now.open, now.active, now.idle, now.connecting, now.waiting)
+        assert left == (0, 0, 0, 0, 0), f"after aclose there is something left: {now}"
+        assert now.created == sum(now.closed.values()), f"a connection is not accounted for: {now}"
+
+    @asynccontextmanager
+    async def rig(
+        self,
+        *scripts: Script,
+        context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        uds: Path | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Rig]:
+        """A server that follows `scripts`, and a transport made of config `options`.
+
+        At the end the transport is closed, and no connection may be left at the server.
+        """
+        if uds is not None:
+            options["uds"] = uds
+        server = ScriptedServer(*scripts, tls=context, host=host, uds=uds)
+        failure: BaseException | None = None
+        with anyio.fail_after(PATIENCE), server:
+            async with self.transport(**options) as transport:
+                async with anyio.create_task_group() as group:
+                    rig = Rig(transport, server, group)
+                    try:
+                        yield rig
+                    except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
+                        failure = error  # raised below, outside the group, which would wrap it
+                    group.cancel_scope.cancel()
+                rig.close_responses()
+                if failure is not None:
+                    raise failure
+            server.release()
+            await until(lambda: server.open_connections == 0)
+
+    @asynccontextmanager
+    async def secure_rig(self, *scripts: Script, **options: Any) -> AsyncIterator[Rig]:
+        """A rig on https, whose transport trusts the server."""
+        with Certificates() as certificates:
+            options.setdefault("tls", Tls(ca_file=Path(certificates.ca_file)))
+            async with self.rig(
+                *scripts, context=certificates.server_context(), **options
+            ) as rig:
+                yield rig
+
+
+async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:
+    """A request body that is produced piece by piece."""
+    for piece in pieces:
+        yield piece

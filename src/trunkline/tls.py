@@ -1,0 +1,44 @@
+"""One TLS context for every backend, made from `Tls`. Knows `ssl`; does not know who dials."""
+
+from __future__ import annotations
+
+import ssl
+
+from trunkline._config import Tls
+from trunkline._errors import UnsupportedOption
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def make_ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
+    """A client context that offers "http/1.1" by ALPN, and "h2" before it if `http2`.
+
+    Raises:
+        UnsupportedOption: a file of `tls` holds no certificate or key, or the password is wrong;
+            the message names the key.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except ssl.SSLError as error:
+        raise UnsupportedOption("tls.ca_file: it holds no PEM certificate") from error
+    context.minimum_version = _VERSIONS[tls.min_version]
+    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.client_cert is not None:
+        _load_client_certificate(context, tls)
+    return context
+
+
+def _load_client_certificate(context: ssl.SSLContext, tls: Tls) -> None:
+    secret = tls.client_key_password
+    # An empty password, not None: with None OpenSSL would ask for one on the terminal.
+    password = secret.get_secret_value() if secret is not None else ""
+    try:
+        context.load_cert_chain(str(tls.client_cert), tls.client_key, password)
+    except ssl.SSLError as error:
+        raise UnsupportedOption(
+            "tls.client_cert: certificate and key do not load; give PEM files that belong together"
+            ", and tls.client_key_password if the key has one"
+        ) from error

@@ -1,0 +1,5 @@
+from trunkline.testing import TransportConformance
+
+
+class TestAiohttp(TransportConformance):
+    backend = "aiohttp"
