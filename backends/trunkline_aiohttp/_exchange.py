@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import trunkline
 from trunkline import Attempt, Request
-from trunkline_aiohttp._protocol import Handler, Opened
+from trunkline_aiohttp._protocol import Handler
 from trunkline_aiohttp._translate import exchange_error
 
 if TYPE_CHECKING:
+    from aiohttp.connector import Connection as Opened
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
     from multidict import CIMultiDictProxy
@@ -316,8 +317,8 @@ def _expects(request: Request) -> bool:
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
-def _peer(address: object) -> str | None:
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[0], address[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(address) if address else None
+def _peer(address: tuple[Any, ...] | str | None) -> str | None:
+    if not isinstance(address, tuple):
+        return address or None
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

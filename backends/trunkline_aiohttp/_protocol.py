@@ -2,7 +2,7 @@
 
 This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`) and what of
 them is not documented: `connector._factory`, `ClientRequest`, `set_response_params`, and the
-attributes `_payload` and `_drain_helper`. It does not know Trunkline's contract. A test holds each
+names `_payload`, `_drain_helper` and `_EXC_SENTINEL`. It does not know Trunkline's contract. A test holds each
 of these to the behaviour relied on, with the lowest and the newest aiohttp supported.
 
 Why below `ClientSession`: it costs more than all the rest of a request together.
@@ -22,6 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 from aiohttp.connector import Connection as Opened
+from aiohttp.helpers import _EXC_SENTINEL  # pyright: ignore[reportPrivateUsage]
 from yarl import URL
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class Handler(ResponseHandler):
         self.received += len(data)
         super().data_received(data)
 
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        if cause and exc.__cause__ is None and isinstance(cause[0], Exception):
-            exc.__cause__ = cause[0]
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        if exc_cause is not _EXC_SENTINEL and exc.__cause__ is None:
+            exc.__cause__ = exc_cause
         payload: StreamReader | None = self._payload
-        super().set_exception(exc, *cause)
+        super().set_exception(exc, exc_cause)
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(exc)
 

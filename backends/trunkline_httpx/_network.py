@@ -1,107 +1,80 @@
-"""Byte streams on non-blocking sockets, plain and TLS, and opening them.
+"""Byte streams, plain and TLS, on non-blocking sockets.
 
-This module knows sockets, `ssl` and how to wait for a socket on asyncio, uvloop and trio (through
-anyio). It does not know HTTP, proxies or who uses a stream.
+This module knows sockets, `ssl`, and how to wait for a socket on asyncio, uvloop and trio (through
+anyio). It does not know who opens a socket, or what is said over it.
 
 The streams are ours because an exchange needs what the libraries' streams do not give: closing in
-the middle of a cancellation without awaiting, the exact number of bytes handed to the operating
-system, a look at what waits on an idle connection, and an end of file without close_notify that is
-an error (RFC 8446 section 6.1) instead of an end.
+the middle of a cancellation without awaiting, the number of bytes handed to the operating system, a
+look at what waits on an idle connection, and an end of file without close_notify that is an error
+(RFC 8446 section 6.1) instead of an end.
 
-A stream has one reader and one writer at a time. The `_nowait` methods do what can be done at once;
-the others await the rest.
+A stream has one reader and one writer at a time. A `_nowait` method does what can be done at once.
+Every failure is an OSError (ssl.SSLError is one) or an `anyio.ClosedResourceError`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import anyio
 import anyio.lowlevel
 
 RECEIVE_SIZE = 64 * 1024
-_RECORDS = 64 * 1024
+_ENCRYPTED_AT_ONCE = 64 * 1024
 _FAIR_SHARE = 16
-_STAGGER = 0.25  # RFC 8305 section 8
-_FULL_BACKLOG_PAUSE = 0.01
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Stream(Protocol):
-    """An open byte stream. Every failure is an OSError or `anyio.ClosedResourceError`."""
+class Stream(ABC):
+    """An open byte stream.
 
-    @property
-    def peer(self) -> str | None:
-        """The address it is connected to, e.g. "127.0.0.1:443"."""
-        ...
+    Attributes:
+        peer: the address it is connected to, e.g. "127.0.0.1:443".
+    """
+
+    peer: str | None
+    _streak = 0
 
     @property
     def alpn(self) -> str | None:
-        """The protocol that TLS negotiated."""
-        ...
+        """The application protocol that TLS agreed on."""
+        return None
 
+    @abstractmethod
     def receive_nowait(self, max_bytes: int) -> bytes | None:
-        """What has arrived: None for nothing, b"" for the end."""
-        ...
+        """What has arrived; None for nothing, b"" for the end."""
 
+    @abstractmethod
     def send_nowait(self, data: bytes | memoryview) -> int:
-        """Take a part of `data`; 0 means that nothing more goes until `wait_writable` returns."""
-        ...
+        """Take a part of `data`; 0: nothing more goes until the stream is writable."""
 
+    @abstractmethod
     def flush_nowait(self) -> bool:
-        """Hand what was taken to the operating system; False when it does not take it all."""
-        ...
+        """Hand what was taken to the operating system; False when it will not take all of it."""
 
-    async def receive(self, max_bytes: int) -> bytes: ...
-
-    async def send(self, data: bytes) -> None: ...
-
+    @abstractmethod
     async def wait_readable(self) -> None: ...
 
+    @abstractmethod
     async def wait_writable(self) -> None: ...
 
+    @abstractmethod
     async def wait_either(self) -> None:
-        """Return when it is readable or writable."""
-        ...
+        """Return when the stream is readable or writable."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Close at once, politely. Synchronous, idempotent; whoever waits gets an error."""
-        ...
+        """Close at once. Synchronous, idempotent; whoever waits gets an error."""
 
+    @abstractmethod
     def abort(self) -> None:
-        """Close at once, and let the peer know with a reset that the rest is not coming."""
-        ...
+        """Close at once with a reset: nothing that is still on its way is delivered."""
 
-
-class _Awaiting:
-    """What awaits, in terms of what does not."""
-
-    _streak = 0
-
-    def receive_nowait(self, max_bytes: int) -> bytes | None:
-        raise NotImplementedError
-
-    def send_nowait(self, data: bytes | memoryview) -> int:
-        raise NotImplementedError
-
-    def flush_nowait(self) -> bool:
-        raise NotImplementedError
-
-    async def wait_readable(self) -> None:
-        raise NotImplementedError
-
-    async def wait_writable(self) -> None:
-        raise NotImplementedError
-
-    async def receive(self, max_bytes: int) -> bytes:
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """Some bytes, at most `max_bytes`; b"" at the end."""
         data = self.receive_nowait(max_bytes)
         while data is None:
@@ -112,11 +85,11 @@ class _Awaiting:
         if self._streak == _FAIR_SHARE:
             # A peer that always has more would keep every other task, and every deadline, waiting.
             self._streak = 0
-            await anyio.lowlevel.cancel_shielded_checkpoint()
+            await anyio.lowlevel.checkpoint()
         return data
 
     async def send(self, data: bytes) -> None:
-        """All of `data`."""
+        """Send all of `data`."""
         rest = memoryview(data)
         while True:
             rest = rest[self.send_nowait(rest) :]
@@ -125,13 +98,12 @@ class _Awaiting:
             await self.wait_writable()
 
 
-class SocketStream(_Awaiting):
-    """A connected, non-blocking socket, which it owns."""
+class SocketStream(Stream):
+    """A connected, non-blocking socket, which the stream owns."""
 
     def __init__(self, sock: socket.socket, peer: str | None) -> None:
         self._socket = sock
         self.peer = peer
-        self.alpn: str | None = None
         self._waiting = 0
         self._closed = False
 
@@ -170,7 +142,7 @@ class SocketStream(_Awaiting):
         async with anyio.create_task_group() as group:
 
             async def wait(readable: bool) -> None:
-                # Closed meanwhile: whoever uses the stream next is told.
+                # Closed meanwhile: whoever waits for both uses the stream next, and is told.
                 with contextlib.suppress(anyio.ClosedResourceError):
                     await (self.wait_readable() if readable else self.wait_writable())
                 group.cancel_scope.cancel()
@@ -196,15 +168,16 @@ class SocketStream(_Awaiting):
             self.close()
 
 
-class TLSStream(_Awaiting):
-    """TLS over another stream, which it owns; `handshake` comes first."""
+class TLSStream(Stream):
+    """TLS over another stream, which it owns. `handshake` comes first."""
 
     def __init__(self, inner: Stream, context: ssl.SSLContext, hostname: str) -> None:
         self._inner = inner
         self.peer = inner.peer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._unsent = memoryview(b"")
+        self._encrypted = memoryview(b"")
+        self._failure: ssl.SSLError | None = None
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
 
     @property
@@ -212,11 +185,11 @@ class TLSStream(_Awaiting):
         return self._ssl.selected_alpn_protocol()
 
     async def handshake(self) -> None:
-        """Agree on keys and check the certificate.
+        """Agree on keys, and check the certificate.
 
         Raises:
-            ssl.SSLError: the peer speaks no TLS, or none that we accept.
-            ssl.SSLCertVerificationError: its certificate is not good.
+            ssl.SSLCertVerificationError: the certificate is not good.
+            OSError: the peer speaks no TLS, or none that is accepted, or has gone.
         """
         while True:
             try:
@@ -224,38 +197,82 @@ class TLSStream(_Awaiting):
                 break
             except ssl.SSLWantReadError:
                 await self.send(b"")
-                self._feed(await self._inner.receive(RECEIVE_SIZE))
+                self._feed(await self._inner.receive())
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
-                    self.flush_nowait()  # the alert that says why
+                    self.flush_nowait()  # the alert that tells the peer why
                 raise
         await self.send(b"")
 
     def receive_nowait(self, max_bytes: int) -> bytes | None:
-        pieces: list[bytes] = []
-        while max_bytes > 0:
+        if self._failure is not None:
+            raise self._failure
+        records: list[bytes] = []
+        size = 0
+        while size < max_bytes:
+            record = self._read_record(max_bytes - size, first=not records)
+            if not record:
+                return b"".join(records) if records else record
+            records.append(record)
+            size += len(record)
+        return b"".join(records)
+
+    def _read_record(self, max_bytes: int, *, first: bool) -> bytes | None:
+        """One record or a part of it. Only for the first one is the socket looked at."""
+        while True:
             try:
-                piece = self._ssl.read(max_bytes)
+                return self._ssl.read(max_bytes)
             except ssl.SSLWantReadError:
-                data = None if pieces else self._inner.receive_nowait(RECEIVE_SIZE)
+                self.flush_nowait()  # the answer to a key update
+                data = self._inner.receive_nowait(RECEIVE_SIZE) if first else None
                 if data is None:
-                    break
+                    return None
                 self._feed(data)
-                continue
-            except ssl.SSLError:
-                if pieces:
-                    break  # it is raised again next time
-                raise
-            if not piece:
-                break
-            pieces.append(piece)
-            max_bytes -= len(piece)
-        else:
-            return b"".join(pieces)
-        ...
+            except ssl.SSLError as error:
+                self._failure = error
+                if first:
+                    raise
+                return None  # what came before it is delivered first
 
     def _feed(self, data: bytes) -> None:
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        if not data or not self.flush_nowait():
+            return 0
+        taken = self._ssl.write(data[:_ENCRYPTED_AT_ONCE])
+        self.flush_nowait()
+        return taken
+
+    def flush_nowait(self) -> bool:
+        if self._outgoing.pending:
+            self._encrypted = memoryview(bytes(self._encrypted) + self._outgoing.read())
+        while self._encrypted:
+            sent = self._inner.send_nowait(self._encrypted)
+            if not sent:
+                return False
+            self._encrypted = self._encrypted[sent:]
+        return self._inner.flush_nowait()
+
+    async def wait_readable(self) -> None:
+        await self._inner.wait_readable()
+
+    async def wait_writable(self) -> None:
+        await self._inner.wait_writable()
+
+    async def wait_either(self) -> None:
+        await self._inner.wait_either()
+
+    def close(self) -> None:
+        # RFC 8446 section 6.1: say close_notify, and do not wait for the peer's.
+        with contextlib.suppress(OSError):
+            self._ssl.unwrap()
+        with contextlib.suppress(OSError):
+            self.flush_nowait()
+        self._inner.close()
+
+    def abort(self) -> None:
+        self._inner.abort()

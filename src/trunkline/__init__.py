@@ -204,7 +204,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 _BACKEND_OF = {"AiohttpTransport": "aiohttp", "HttpxTransport": "httpx"}
 
-__all__ = tuple(_HOME_OF) + tuple(_BACKEND_OF)  # noqa: PLE0605 # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = tuple(_HOME_OF) + tuple(_BACKEND_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ everything it sends goes through a `Transport`, chosen by config or given.
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlencode
 
 from multidict import CIMultiDict
@@ -120,9 +120,7 @@ class Client:
             base = self._base_url.rstrip("/") + "/"
             url = base + url.lstrip("/") if url else self._base_url
         if params:
-            pairs = params.items() if isinstance(params, Mapping) else params
-            separator = "&" if "?" in url else "?"
-            url += separator + urlencode([(k, _plain(v)) for k, v in pairs], doseq=True)
+            url += ("&" if "?" in url else "?") + _encode(params)
         return url
 
     async def send(self, request: Request) -> Response:
@@ -140,7 +138,7 @@ class Client:
         return response
 
     @asynccontextmanager
-    async def stream(self, method: str, url: str | URL, **options: Any) -> AsyncIterator[Response]:
+    async def stream(self, method: str, url: str | URL, **options: Any) -> AsyncGenerator[Response]:
         """Send a request; the block gets the response as soon as its head is here.
 
         Leaving the block before the body has been read ends the exchange.
@@ -228,14 +226,20 @@ def _body(
             raise InvalidRequest("json: it holds a value that JSON has no form for") from error
         return text.encode(), "application/json"
     if data is not None:
-        form = urlencode([(k, _plain(v)) for k, v in data.items()], doseq=True)
-        return form.encode(), "application/x-www-form-urlencoded"
+        return _encode(data).encode(), "application/x-www-form-urlencoded"
     return content, None
 
 
-def _plain(value: Any) -> Any:
+def _encode(fields: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
+    given = cast("Mapping[str, Any]", fields).items() if isinstance(fields, Mapping) else fields
+    pairs: list[tuple[str, str]] = []
+    for key, value in given:
+        values = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]
+        pairs.extend((key, _plain(one)) for one in values)
+    return urlencode(pairs)
+
+
+def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-    return "" if value is None else value
+    return "" if value is None else str(value)

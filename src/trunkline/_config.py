@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -229,13 +228,18 @@ def _read_environment() -> dict[str, Any]:
     source = EnvSettingsSource(
         Environment, env_prefix=prefix, env_nested_delimiter="__", env_parse_none_str="none"
     )
-    return source()
+    values: dict[str, Any] = source()
+    return values
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
-        both_tables = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(below, value) if both_tables else value
+        below: Any = merged.get(key)
+        both_tables = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = (
+            _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+            if both_tables
+            else value
+        )
     return merged

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import anyio
@@ -349,14 +350,13 @@ def test_cold_opens_a_connection_per_call_and_pooled_one_for_all(
         assert 0 < run.setup < sum(latency or 0.0 for latency in run.latencies) <= run.total
 
 
-def test_calls_at_a_time_never_exceed_the_concurrency(server: LLMServer) -> None:
+def test_as_many_calls_are_made_at_a_time_as_was_asked_for(server: LLMServer) -> None:
     server.reset()
     run = anyio.run(
         measure, workload_for(server, calls=12, concurrency=3), "aiohttp", "pooled", ignore
     )
     assert run.errors == {}
-    assert 1 <= server.connections <= 3
-    assert server.requests == 12
+    assert (server.connections, server.requests) == (3, 12)
 
 
 def test_failed_calls_are_counted_by_class_and_the_rest_goes_on(server: LLMServer) -> None:
@@ -379,14 +379,14 @@ def test_an_agent_sends_its_history_along(server: LLMServer) -> None:
 def test_the_command_compares_over_the_emulated_link(tmp_path: Path) -> None:
     json_file, html_file = tmp_path / "results.json", tmp_path / "report.html"
     files = ("--json", str(json_file), "--html", str(html_file))
-    result = run_compare("--calls", "3", "--rtt", "20", *files)
+    result = run_compare("--calls", "3", "--rtt", "50", *files)
     assert result.exit_code == 0, result.output
     assert "not a real link" in result.output
     assert "aiohttp: pooling saved" in result.output
     assert "httpx: pooling saved" in result.output
     assert "httpx: pooling saved" in html_file.read_text()
     document = json.loads(json_file.read_text())
-    assert document["config"]["rtt"] == 0.02
+    assert document["config"]["rtt"] == 0.05
     assert [(run["backend"], run["mode"], run["connections"]) for run in document["runs"]] == [
         ("aiohttp", "cold", 3),
         ("aiohttp", "pooled", 1),
@@ -395,8 +395,8 @@ def test_the_command_compares_over_the_emulated_link(tmp_path: Path) -> None:
     ]
     for run in document["runs"]:
         # A handshake is a round trip for TCP and one for TLS 1.3; an exchange is one more.
-        assert run["setup"] >= run["connections"] * 0.04
-        assert min(run["latencies"]) >= (0.06 if run["mode"] == "cold" else 0.02)
+        assert run["setup"] >= run["connections"] * 0.1
+        assert min(run["latencies"]) >= (0.15 if run["mode"] == "cold" else 0.05)
 
 
 def test_a_server_of_ones_own_is_called_with_the_headers_and_no_value_is_shown(
@@ -420,7 +420,7 @@ def test_a_backend_whose_warm_up_fails_is_not_measured(server: LLMServer) -> Non
     options = ("--url", server.base_url, "--ca-file", server.ca_file or "", "--calls", "2")
     result = run_compare(*options, "--backends", "aiohttp")
     assert result.exit_code == 1
-    assert "aiohttp: not measured: its warm-up call failed: HTTPStatusError 429" in result.output
+    assert "aiohttp: not measured: its first call failed: HTTPStatusError 429" in result.output
     assert server.requests == 1
 
 
@@ -438,6 +438,24 @@ def test_a_failed_call_ends_the_command_with_1(
     assert result.exit_code == 1
     assert "aiohttp, cold: 1 of 2 calls failed: HTTPStatusError 429 (1)." in result.output
     assert "aiohttp: not compared, because calls failed." in result.output
+
+
+def test_a_backend_that_cannot_be_opened_is_told_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken:
+        def __init__(self, config: trunkline.TransportConfig) -> None:
+            raise LookupError("SECRET")
+
+    def load(name: str) -> Any:
+        return Broken if name == "httpx" else trunkline.AiohttpTransport
+
+    monkeypatch.setattr("trunkline._registry.load_backend", load)
+    result = run_compare("--calls", "1", "--rtt", "0")
+    assert result.exit_code == 1
+    assert "httpx: not measured: it cannot be opened: LookupError" in result.output
+    assert "SECRET" not in result.output
+    assert "aiohttp: pooling" in result.output
 
 
 WITHOUT = """
@@ -471,5 +489,5 @@ def test_a_backend_without_its_library_is_listed_and_the_others_are_measured() -
     )
     assert done.returncode == 0, done.stderr
     assert "pip install 'trunkline[httpx]'" in done.stdout
-    assert "aiohttp: pooling saved" in done.stdout
+    assert "aiohttp: pooling" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr

@@ -37,6 +37,8 @@ def _app() -> typer.Typer:
     app = typer.Typer(
         help="One HTTP transport layer, one pool: measure what it saves, try it on a server.",
         no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",  # else the lines of a docstring are not refilled
         pretty_exceptions_enable=False,
     )
     app.command()(compare)

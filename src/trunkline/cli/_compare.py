@@ -49,17 +49,21 @@ class _Link:
     counter: _Counter | None
 
 
+_OWN_SERVER = "A server of your own"
+
+
 def compare(
-    calls: Annotated[int, typer.Option(min=1, help="Calls of the agent, in each mode.")] = 20,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 1,
+    calls: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Calls of the agent, in each mode.")
+    ] = 20,
+    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Calls at a time.")] = 1,
     backends: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Instead of every installed backend.")
     ] = None,
     rtt: Annotated[
         float | None,
         typer.Option(
-            metavar="MS",
-            help="Emulated round trip to the embedded server; 0 for none. Default: 50.",
+            metavar="MS", help="Emulated round trip to the embedded server; 0: none. Default: 50."
         ),
     ] = None,
     http2: Annotated[bool, typer.Option("--http2", help="Offer HTTP/2.")] = False,
@@ -67,27 +71,39 @@ def compare(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results there too.")
     ] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with plots too.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report with plots there.")
     ] = None,
     url: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Base URL of a chat-completions API to call instead of the embedded server, "
-            "such as https://api.example.com/v1. These calls are real ones.",
+            help="Call the chat-completions API there (https://api.example.com/v1) instead of the "
+            "embedded server. These calls are real ones.",
+            rich_help_panel=_OWN_SERVER,
         ),
     ] = None,
     header: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:VALUE", help="Sent with each call to --url. Repeatable."),
+        typer.Option(
+            metavar="NAME:VALUE",
+            help="Send it with each call to --url. Repeatable.",
+            rich_help_panel=_OWN_SERVER,
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, help="What to trust at --url, in PEM."
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Trust these certificates (PEM) at --url.",
+            rich_help_panel=_OWN_SERVER,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="The model to ask for.")] = "trunkline-echo",
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The model to ask for.", rich_help_panel=_OWN_SERVER),
+    ] = "trunkline-echo",
 ) -> None:
     """Measure what a connection pool saves an LLM agent.
 
@@ -119,7 +135,7 @@ def compare(
         document = json.dumps(as_json(plan.as_json(), _versions(), results), indent=2)
         json_file.write_text(f"{document}\n", encoding="utf-8")
     if html_file is not None:
-        lines = introduction(plan, len(plan.backends) - len(results.unusable))
+        lines = introduction(plan, len({run.backend for run in results.runs}))
         html_file.write_text(report(results, lines, _versions()), encoding="utf-8")
     if not results.is_clean:
         raise typer.Exit(1)
@@ -168,7 +184,7 @@ async def _run_all(
             try:
                 await warm_up(workload, backend)
             except Exception as error:  # noqa: BLE001 - a stranger's backend may raise anything
-                results.broken[backend] = f"not measured: its warm-up call failed: {_told(error)}"
+                results.broken[backend] = f"not measured: its first call failed: {_told(error)}"
                 continue
             for mode in MODES:
                 results.runs.append(
@@ -199,9 +215,11 @@ async def _usable(plan: Plan, workload: Workload, results: Results) -> list[str]
             await workload.client(backend).aclose()
         except trunkline.UnsupportedOption as error:
             results.unusable[backend] = f"not measured: {error}"
+        except Exception as error:  # noqa: BLE001 - a stranger's backend may raise anything
+            results.broken[backend] = f"not measured: it cannot be opened: {_told(error)}"
         else:
             usable.append(backend)
-    if results.unusable and (plan.are_backends_chosen or not usable):
+    if results.unusable and (plan.are_backends_chosen or not (usable or results.broken)):
         reasons = "; ".join(f"{name}: {why}" for name, why in results.unusable.items())
         raise _plan.refusal("--backends", reasons)
     return usable

@@ -53,7 +53,7 @@ class Plan:
 
 def refusal(option: str, reason: str) -> typer.BadParameter:
     """An error that names the option; the command ends with code 2."""
-    return typer.BadParameter(reason, param_hint=option)
+    return typer.BadParameter(reason, param_hint=f"'{option}'")
 
 
 def check_url(url: str) -> str:

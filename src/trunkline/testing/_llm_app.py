@@ -46,7 +46,8 @@ class Counts:
         open_connections: those of them that are open now.
         handshakes: TLS handshakes that succeeded.
         requests: requests whose head arrived, whatever the path and the answer.
-        cancelled: generations, streamed or not, whose client left before the last byte was sent.
+        cancelled: generations, streamed or not, whose client left before the last byte was sent,
+            and those that the server's stop cut.
     """
 
     connections: int = 0
@@ -79,7 +80,7 @@ class Tally:
                 if name != "open_connections":
                     self._values[name] = 0
 
-    async def wait_until(self, predicate: Callable[[Counts], bool], timeout: float) -> Counts:
+    async def wait_until(self, predicate: Callable[[Counts], bool], timeout: float) -> Counts:  # noqa: ASYNC109
         """Wait until `predicate` holds, and return the counts that it held for.
 
         Raises:
@@ -300,16 +301,13 @@ class LLMApp:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.tally.add("requests")
         request = Request(scope, receive)
-        refusal = self._refusal(request)
         try:
-            if refusal is None:
-                await self._router(scope, receive, send)
-            else:
-                # Answering over the head of an unread body would cost the client its connection.
-                await request.body()
-                await refusal(scope, receive, send)
+            # Whatever the answer is: one over the head of an unread body costs the connection.
+            body = await request.body()
         except ClientDisconnect:
             return  # It left in the middle of its own request: there is nobody to answer.
+        answer = self._refusal(request) or self._router
+        await answer(scope, _replay(body, receive), send)
 
     def _refusal(self, request: Request) -> Response | None:
         wanted = request.headers.get("x-fail-status")
@@ -433,6 +431,16 @@ class _Answer:
             await send(_part(event))
         self._finished = True
         await send(_part(b"data: [DONE]\n\n", more=False))
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that has the whole of `body` to give first."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replaying() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replaying
 
 
 def _stream_head(request_id: str) -> Message:

@@ -280,6 +280,7 @@ async def _serve(
     task_status: TaskStatus[None],
 ) -> None:
     threading.current_thread().name = THREAD_NAME
+    asyncio.get_running_loop().set_exception_handler(_note)
     connections: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -300,6 +301,14 @@ async def _serve(
     await _settle()
     if connections:
         await asyncio.wait(connections, timeout=_STOP_TIMEOUT)
+
+
+def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # What clients do to their connections and handshakes is what the server is there for.
+    if isinstance(context.get("exception"), OSError):
+        _logger.debug("%s: %r", context["message"], context["exception"])
+    else:
+        loop.default_exception_handler(context)
 
 
 async def _settle() -> None:

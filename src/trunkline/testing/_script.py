@@ -75,6 +75,15 @@ def expect_head() -> Step:
     return step
 
 
+def expect_rest() -> Step:
+    """Read the body of the request whose head was read last."""
+
+    def step(conversation: Conversation) -> None:
+        conversation.read_body(conversation.requests[-1])
+
+    return step
+
+
 def expect_bytes(size: int) -> Step:
     def step(conversation: Conversation) -> None:
         conversation.read_exactly(size)

@@ -13,10 +13,14 @@ what needs a capability the backend has not is skipped. The servers are real, on
 This package knows the contract and the wire. It does not know any backend.
 """
 
+import pkgutil
+
 import pytest
 
-pytest.register_assert_rewrite(__name__)
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+)
 
-from trunkline.testing._conformance._suite import (  # noqa: E402  # after the line above
+from trunkline.testing._conformance._suite import (  # noqa: E402  # has to come after the line above
     TransportConformance as TransportConformance,
 )

@@ -158,7 +158,9 @@ class Rig:
 
     async def until_client_closed(self, number: int = 0) -> None:
         """Wait until the server has seen the end of its connection `number`."""
-        await until(lambda: self.server.conversations[number].client_closed)
+        await until(
+            lambda: any(each.client_closed for each in self.server.conversations[number:][:1])
+        )
 
 
 class Conformance:

@@ -18,9 +18,11 @@ TEXT = b'{"answer": "' + b"forty-two, " * 300 + b'"}'
 
 
 def _zstd(data: bytes) -> bytes:
-    from backports import zstd
-
-    return zstd.compress(data)
+    """A frame of one block that is stored as it is (RFC 8878, section 3.1.1)."""
+    magic, single_segment_with_4_byte_size = b"\x28\xb5\x2f\xfd", b"\xa0"
+    last_raw_block = (len(data) << 3 | 1).to_bytes(3, "little")
+    size = len(data).to_bytes(4, "little")
+    return magic + single_segment_with_4_byte_size + size + last_raw_block + data
 
 
 def _brotli(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from trunkline._errors import InvalidRequest, TransportError
 from trunkline._messages import Request, Response
 from trunkline.testing._conformance._base import Conformance, pieces_of
-from trunkline.testing._script import expect_head, hold, response, serve
+from trunkline.testing._script import drain, expect_head, hold, response, serve
 
 ODD_TARGETS = (
     "/a%2Cb,c?signature=%2F%2B/+&time=12:30",
@@ -174,7 +174,7 @@ class Requests(Conformance):
             assert rig.transport.snapshot().open == 0
 
     async def test_no_byte_beyond_the_declared_length_is_sent(self) -> None:
-        async with self.rig(serve()) as rig:
+        async with self.rig([drain()]) as rig:
             with pytest.raises(TransportError):
                 await rig.fetch(
                     "PUT", headers={"Content-Length": "4"}, content=pieces_of(b"one", b"two")
@@ -182,7 +182,7 @@ class Requests(Conformance):
 
             await rig.until_client_closed()
             (conversation,) = rig.server.conversations
-            assert len(conversation.received) <= len(rig.received.raw_head) + 4
+            assert b"two" not in conversation.received
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
     async def test_an_empty_post_says_that_its_length_is_zero(self, method: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from trunkline.testing._conformance._bodies import Bodies
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
+from trunkline.testing._conformance._streaming import Streaming
 
 
-class TransportConformance(Requests, Responses, Bodies):
+class TransportConformance(Requests, Responses, Bodies, Streaming):
     """Every behaviour of the contract, as a test.
 
     Attributes:

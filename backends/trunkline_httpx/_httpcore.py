@@ -1,0 +1,36 @@
+"""The two touches of what httpx and httpcore keep to themselves, each with a contract test.
+
+This module knows names that are not public. It does not know what they are used for.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import httpcore
+import httpx
+
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # spares httpx loading one that is never used
+
+
+def make_transport(connection: httpcore.AsyncHTTP11Connection) -> httpx.AsyncHTTPTransport:
+    """An httpx transport that sends on `connection` and nowhere else.
+
+    The connection takes the place of httpx's pool of one, which has the same
+    `handle_async_request`: a queue in front of the only connection costs a quarter of the requests
+    a second.
+    """
+    one = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+    transport: Any = httpx.AsyncHTTPTransport(
+        verify=_NO_TLS, trust_env=False, http1=True, http2=False, limits=one, retries=0
+    )
+    transport._pool = connection
+    result: httpx.AsyncHTTPTransport = transport
+    return result
+
+
+def unread(connection: Any) -> bytes:
+    """What `connection` has received beyond the end of the last response."""
+    data: bytes = connection._h11_state.trailing_data[0]
+    return data
