@@ -1,0 +1,3 @@
+"""Trunkline's backend on httpx, for asyncio and trio."""
+
+from trunkline_httpx._transport import HttpxTransport as HttpxTransport

@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 RECEIVE_SIZE = 64 * 1024
-_ENCRYPTED_AT_ONCE = 64 * 1024
+_RECORD = 16 * 1024
 _FAIR_SHARE = 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -243,7 +243,7 @@ class TLSStream(Stream):
     def send_nowait(self, data: bytes | memoryview) -> int:
         if not data or not self.flush_nowait():
             return 0
-        taken = self._ssl.write(data[:_ENCRYPTED_AT_ONCE])
+        taken = self._ssl.write(data[:_RECORD])
         self.flush_nowait()
         return taken
 

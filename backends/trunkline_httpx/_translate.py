@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import anyio
 import h11
@@ -48,32 +48,35 @@ class Course:
         ended: the end of what the peer sends has arrived.
     """
 
-    written: bool
-    started: bool
-    ended: bool
+    written: bool = False
+    started: bool = False
+    ended: bool = False
 
 
-E = TypeVar("E", bound=TransportError)
 Make: TypeAlias = Callable[[BaseException, Course], TransportError]
+Table: TypeAlias = tuple[tuple[type[Exception], Make], ...]
 
 # No message of a library goes into one of ours: it may quote what was sent or received.
 
 
 def _say(error: type[TransportError], message: str) -> Make:
-    return lambda _, course: error(message)
+    return lambda cause, course: error(message)
 
 
-def _disconnected(_: BaseException, course: Course) -> TransportError:
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _disconnected(error: BaseException, course: Course) -> TransportError:
     if course.started:
         return BodyTruncated("the peer ended the connection inside the response")
     return RemoteDisconnected("the peer ended the connection before any byte of the response")
 
 
 def _broken(error: BaseException, course: Course) -> TransportError:
-    reason = getattr(error, "strerror", None) or type(error).__name__
     if course.written or course.started:
-        return ReadError(f"the connection failed while the response was read: {reason}")
-    return WriteError(f"the connection failed while the request was written: {reason}")
+        return ReadError(f"the connection failed under the response: {_reason(error)}")
+    return WriteError(f"the connection failed under the request: {_reason(error)}")
 
 
 def _bad_response(error: BaseException, course: Course) -> TransportError:
@@ -84,42 +87,74 @@ def _bad_response(error: BaseException, course: Course) -> TransportError:
     return RemoteProtocolError("the response is not valid HTTP/1.1")
 
 
-def _timed_out(error: type[TransportError]) -> Make:
-    return _say(error, "the library's own timeout")
+def _not_tls(error: BaseException, course: Course) -> TransportError:
+    # `reason` is OpenSSL's name of what went wrong, e.g. WRONG_VERSION_NUMBER.
+    return TLSError(f"the TLS handshake failed: {getattr(error, 'reason', None) or 'no TLS'}")
 
 
-_BAD_REQUEST = _say(
-    InvalidRequest, "request: a header, or the length of the content, is not valid HTTP (RFC 9112)"
+def _bad_certificate(error: BaseException, course: Course) -> TransportError:
+    message: str = getattr(error, "verify_message", "") or "it is not trusted"
+    return CertificateError(f"the server's certificate: {message}")
+
+
+def _no_connection(error: BaseException, course: Course) -> TransportError:
+    return ConnectError(f"no connection: {_reason(error)}")
+
+
+OPENING: Table = (
+    (ssl.SSLCertVerificationError, _bad_certificate),
+    (ssl.SSLError, _not_tls),
+    (anyio.ClosedResourceError, _no_connection),
+    (OSError, _no_connection),
+    (ValueError, _say(TLSError, "no certificate can be for a host of this name")),
 )
 
-EXCHANGE: tuple[tuple[type[Exception], Make], ...] = (
-    (h11.LocalProtocolError, _BAD_REQUEST),
+_UNDERNEATH: Table = (
+    (h11.LocalProtocolError, _say(InvalidRequest, "request: a header, or the length of the content,"
+                                                  " is not valid HTTP")),
     (h11.RemoteProtocolError, _bad_response),
     (ssl.SSLEOFError, _disconnected),
     (ConnectionError, _disconnected),
     (anyio.ClosedResourceError, _disconnected),
     (OSError, _broken),
     (httpcore.ConnectionNotAvailable, _disconnected),
-    (httpcore.LocalProtocolError, _BAD_REQUEST),
-    (httpx.LocalProtocolError, _BAD_REQUEST),
-    (httpcore.UnsupportedProtocol, _BAD_REQUEST),
-    (httpx.UnsupportedProtocol, _BAD_REQUEST),
-    (httpcore.ProtocolError, _bad_response),
-    (httpx.ProtocolError, _bad_response),
-    (httpcore.PoolTimeout, _timed_out(PoolTimeout)),
-    (httpx.PoolTimeout, _timed_out(PoolTimeout)),
-    (httpcore.ConnectTimeout, _timed_out(ConnectTimeout)),
-    (httpx.ConnectTimeout, _timed_out(ConnectTimeout)),
-    (httpcore.WriteTimeout, _timed_out(WriteTimeout)),
-    (httpx.WriteTimeout, _timed_out(WriteTimeout)),
-    (httpcore.TimeoutException, _timed_out(ReadTimeout)),
-    (httpx.TimeoutException, _timed_out(ReadTimeout)),
-    (httpcore.ProxyError, _say(ProxyError, "the proxy failed")),
-    (httpx.ProxyError, _say(ProxyError, "the proxy failed")),
-    (httpcore.ConnectError, _say(ConnectError, "no connection")),
-    (httpx.ConnectError, _say(ConnectError, "no connection")),
-    (httpcore.NetworkError, _broken),
-    (httpx.NetworkError, _broken),
+)  # fmt: skip
+
+_OF_BOTH: dict[str, Make] = {
+    "LocalProtocolError": _say(InvalidRequest, "request: it is not valid HTTP"),
+    "UnsupportedProtocol": _say(InvalidRequest, "url: it must start with http:// or https://"),
+    "ProtocolError": _bad_response,
+    "PoolTimeout": _say(PoolTimeout, "httpx's own timeout"),
+    "ConnectTimeout": _say(ConnectTimeout, "httpx's own timeout"),
+    "WriteTimeout": _say(WriteTimeout, "httpx's own timeout"),
+    "TimeoutException": _say(ReadTimeout, "httpx's own timeout"),
+    "ProxyError": _say(ProxyError, "the proxy failed"),
+    "ConnectError": _no_connection,
+    "NetworkError": _broken,
+}
+
+EXCHANGE: Table = (
+    *_UNDERNEATH,
+    *((getattr(library, name), make) for name, make in _OF_BOTH.items()
+      for library in (httpcore, httpx)),
     (httpx.TransportError, _broken),
-)
-"""Most specific first; what a library wraps comes before the wrapping."""
+)  # fmt: skip
+"""Most specific first, and what a library wraps before its wrapping."""
+
+
+def translate(error: BaseException, table: Table, course: Course) -> TransportError | None:
+    """Trunkline's error for one that `table` knows; None for any other, and for Trunkline's own."""
+    if isinstance(error, TransportError):
+        return None
+    causes = list(_causes(error))
+    for kind, make in table:
+        for cause in causes:
+            if isinstance(cause, kind):
+                return make(cause, course)
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

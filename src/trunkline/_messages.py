@@ -90,9 +90,9 @@ def parse_url(url: str) -> Target:
     if "@" in parts.netloc:
         raise InvalidRequest("url: it contains userinfo; send an Authorization header instead")
     host = _parse_host(parts.hostname or "")
-    path = quote(parts.path or "/", safe=_KEPT_IN_TARGET)
-    if parts.query:
-        path = f"{path}?{quote(parts.query, safe=_KEPT_IN_TARGET)}"
+    # Not parts.path and parts.query: they lose a "?" that nothing follows.
+    path = url.partition("://")[2][len(parts.netloc) :].partition("#")[0]
+    path = quote(path if path.startswith("/") else f"/{path}", safe=_KEPT_IN_TARGET)
     return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path)
 
 

@@ -41,6 +41,7 @@ from trunkline.cli._runs import (
 )
 from trunkline.cli._workload import Workload, measure
 from trunkline.testing import LLMServer
+from trunkline_aiohttp import AiohttpTransport
 
 COLD = Run(
     backend="aiohttp",
@@ -414,6 +415,12 @@ def test_a_server_of_ones_own_is_called_with_the_headers_and_no_value_is_shown(
     assert json.loads(json_file.read_text())["config"]["headers"] == ["Authorization", "X-Team"]
 
 
+def test_the_headers_reach_the_server(server: LLMServer) -> None:
+    options = ("--url", server.base_url, "--ca-file", server.ca_file or "", "--calls", "1")
+    result = run_compare(*options, "--backends", "aiohttp", "--header", "X-Fail-Status: 503")
+    assert "its first call failed: HTTPStatusError 503" in result.output
+
+
 def test_a_backend_whose_warm_up_fails_is_not_measured(server: LLMServer) -> None:
     server.reset()
     server.rate_limit(1)
@@ -448,7 +455,7 @@ def test_a_backend_that_cannot_be_opened_is_told_and_the_others_are_measured(
             raise LookupError("SECRET")
 
     def load(name: str) -> Any:
-        return Broken if name == "httpx" else trunkline.AiohttpTransport
+        return Broken if name == "httpx" else AiohttpTransport
 
     monkeypatch.setattr("trunkline._registry.load_backend", load)
     result = run_compare("--calls", "1", "--rtt", "0")

@@ -217,7 +217,7 @@ def test_stop_is_prompt_and_leaves_nothing(options: Wire) -> None:
 
 def _threads_and_descriptors() -> tuple[int, int]:
     threads = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
-    return len(threads), len(os.listdir("/proc/self/fd"))
+    return len(threads), len(os.listdir("/dev/fd"))
 
 
 def test_a_stopped_server_starts_again_on_its_port() -> None:
@@ -324,21 +324,30 @@ def test_client_ca_lets_in_only_who_shows_a_certificate(certificates: Certificat
         assert (server.connections, server.handshakes, server.requests) == (2, 1, 1)
 
 
-def test_contexts_of_one_authority_meet(certificates: Certificates) -> None:
-    ours, theirs = socket.socketpair()
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_server_context_can_require_a_client_certificate(
+    certificates: Certificates, shown: bool
+) -> None:
     server = certificates.server_context(alpn=["h2"], require_client_certificate=True)
-    client = certificates.client_context(certificates.client(), alpn=["h2"])
+    certificate = certificates.client() if shown else None
+    client = certificates.client_context(certificate, alpn=["h2"])
+    ours, theirs = socket.socketpair()
 
     def answer() -> None:
-        with server.wrap_socket(theirs, server_side=True) as connection:
-            connection.sendall(connection.recv(4))
+        with theirs, contextlib.suppress(ssl.SSLError):
+            with server.wrap_socket(theirs, server_side=True) as connection:
+                connection.sendall(connection.recv(4))
 
     thread = threading.Thread(target=answer)
     thread.start()
     with client.wrap_socket(ours, server_hostname="localhost") as connection:
-        connection.sendall(b"ping")
-        assert connection.recv(4) == b"ping"
         assert connection.selected_alpn_protocol() == "h2"
+        if shown:
+            connection.sendall(b"ping")
+            assert connection.recv(4) == b"ping"
+        else:
+            with pytest.raises(ssl.SSLError, match="certificate required"):
+                connection.recv(4)
     thread.join()
 
 
@@ -429,6 +438,13 @@ def test_tokens_come_as_slowly_as_asked(client: httpx.Client) -> None:
         body = chat(max_tokens=3, stream=stream)
         client.post("/v1/chat/completions", json=body, headers={"x-token-delay": "0.02"})
     assert time.monotonic() - began >= 2 * 3 * 0.02
+
+
+def test_answers_do_not_wait_for_the_acknowledgement_of_their_heads(client: httpx.Client) -> None:
+    began = time.monotonic()
+    for _ in range(50):
+        client.get("/health")
+    assert time.monotonic() - began < 1  # A delayed ACK takes 40 ms: most of 50 would be 2 s.
 
 
 @pytest.mark.parametrize("delay", ["soon", "-1", "inf", "nan"])

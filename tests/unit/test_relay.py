@@ -20,6 +20,13 @@ PATIENCE = 10.0
 """Seconds before a test that waits for something that never comes gives up."""
 
 
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong_inside(caplog: pytest.LogCaptureFixture) -> Generator[None]:
+    """What a callback of the relay raises, asyncio only logs."""
+    yield
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
 class Link:
     """Both ends of one connection that runs through a relay."""
 
@@ -58,6 +65,13 @@ def relayed(rtt: float) -> Generator[tuple[Relay, Link]]:
             yield relay, link
         finally:
             link.close()
+
+
+def later_on(relay: Relay, listener: socket.socket) -> None:
+    """Return when what was under way has arrived: a new link takes longer than that."""
+    link = Link(relay, listener)
+    link.settle()
+    link.close()
 
 
 def port_of(sock: socket.socket) -> int:
@@ -222,6 +236,18 @@ def test_a_reset_after_a_half_close_still_arrives() -> None:
         link.client.close()  # what the server sends from here on is answered with RST
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             send_until_refused(link.server)
+
+
+def test_a_client_that_reset_the_answer_is_not_told_of_its_end() -> None:
+    with listening() as listener, Relay("127.0.0.1", port_of(listener), rtt=0.02) as relay:
+        link = Link(relay, listener)
+        link.settle()
+        link.client.close()
+        assert link.server.recv(1) == b""
+        link.server.sendall(b"answered with RST")
+        later_on(relay, listener)
+        link.server.close()
+        later_on(relay, listener)
 
 
 def test_a_client_gone_before_its_target_was_dialled_leaves_no_connection_behind() -> None:

@@ -148,7 +148,12 @@ class _End(asyncio.Protocol):
         if signal is _Signal.RESET:
             self.reset()
             return
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:
+            # Reset since it ended its own stream; asyncio looks no more at a socket after that.
+            self.transport.abort()
+            return
         if self._outbound.ended:
             self.transport.close()
             self._outbound.sink.transport.close()

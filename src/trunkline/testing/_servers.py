@@ -167,6 +167,16 @@ class ScriptedServer:
         """All of them, by connection."""
         return [request for each in self.conversations for request in each.requests]
 
+    @property
+    def received(self) -> bytes:
+        """All bytes, by connection."""
+        return b"".join(bytes(each.received) for each in self.conversations)
+
+    @property
+    def sent(self) -> int:
+        """How many bytes were written, over all connections."""
+        return sum(each.sent for each in self.conversations)
+
 
 def _listen(host: str, uds: Path | None) -> socket.socket:
     if uds is None:

@@ -1,0 +1,193 @@
+"""The httpx transport: what the backend can do, and how it opens a connection.
+
+This module knows the steps from an origin to an open connection. It does not know how an exchange
+runs on one, or who waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Coroutine
+from importlib.util import find_spec
+from time import monotonic
+from typing import Any
+
+import anyio
+import httpx
+
+from trunkline import (
+    Capabilities,
+    ConnectError,
+    Connection,
+    ConnectionFailed,
+    Dial,
+    Dialer,
+    Origin,
+    ProxyError,
+    TLSError,
+    TransportConfig,
+    TransportTimeout,
+    UnsupportedOption,
+)
+from trunkline.dns import Resolver
+from trunkline.pool import PooledTransport
+from trunkline.proxy import Proxy, find_proxy
+from trunkline.tls import make_ssl_context
+from trunkline_httpx._connect import open_tcp, open_unix
+from trunkline_httpx._exchange import Http1Connection
+from trunkline_httpx._network import SocketStream, Stream, TLSStream
+from trunkline_httpx._proxy import HAS_SOCKS, SOCKS_REMEDY, open_socks, open_tunnel
+from trunkline_httpx._translate import OPENING, Course, translate
+
+
+class HttpxTransport(PooledTransport):
+    """Trunkline's transport on httpx: HTTP/1.1 by httpx, HTTP/2 by h2, on asyncio and trio.
+
+    HTTP/2 needs h2 (`pip install 'trunkline[httpx]'`), a SOCKS proxy socksio
+    (`pip install 'trunkline[socks]'`).
+
+    Raises:
+        UnsupportedOption: the config needs what is not installed.
+    """
+
+    capabilities = Capabilities(
+        name="httpx",
+        trio=True,
+        http2=find_spec("h2") is not None,
+        proxy=True,
+        socks=HAS_SOCKS,
+        uds=True,
+    )
+
+    def __init__(self, config: TransportConfig | None = None) -> None:
+        if config is not None and (config.proxy or "").startswith("socks") and not HAS_SOCKS:
+            raise UnsupportedOption(f"proxy: {SOCKS_REMEDY}")
+        super().__init__(config)
+        self._tls = make_ssl_context(self.config.tls, http2=self.config.http2)
+
+    def make_dialer(self, resolver: Resolver) -> Dialer:
+        return HttpxDialer(self.config, resolver, self._tls)
+
+
+class HttpxDialer:
+    """Implements `trunkline.Dialer`."""
+
+    def __init__(self, config: TransportConfig, resolver: Resolver, tls: ssl.SSLContext) -> None:
+        self._config = config
+        self._resolver = resolver
+        self._tls = tls
+        self._cut_short: list[AsyncIterator[bytes]] = []
+
+    async def connect(self, origin: Origin, dial: Dial) -> Connection:
+        await self._finish_cut_short()
+        proxy = find_proxy(self._config, origin)
+        stream = await self._open_socket(origin, proxy, dial)
+        try:
+            if proxy is not None:
+                stream = await self._pass(proxy, stream, origin, dial)
+            if origin.is_tls:
+                stream = await _start_tls(stream, self._tls, origin.host, dial)
+        except BaseException:
+            stream.close()
+            raise
+        return self._make_connection(stream, origin, proxy)
+
+    async def aclose(self) -> None:
+        await self._finish_cut_short()
+
+    async def _finish_cut_short(self) -> None:
+        """Run the iterators of abandoned responses to their end.
+
+        Their connections are closed, so that comes soon. To drop an async generator half-way would
+        leave it to the garbage collector, which asyncio answers with a task and trio with a
+        warning; and to close a response is synchronous.
+        """
+        while self._cut_short:
+            pieces = self._cut_short.pop()
+            with contextlib.suppress(httpx.TransportError):
+                async for _ in pieces:
+                    pass
+
+    def _make_connection(self, stream: Stream, origin: Origin, proxy: Proxy | None) -> Connection:
+        if stream.alpn == "h2":
+            from trunkline_httpx._http2 import Http2Connection
+
+            return Http2Connection(stream)
+        if proxy is None or proxy.is_socks or origin.is_tls:
+            return Http1Connection(stream, cut_short=self._cut_short)
+        credentials = proxy.authorization
+        extra = (("Proxy-Authorization", credentials),) if credentials is not None else ()
+        return Http1Connection(
+            stream, prefix=str(origin), extra_headers=extra, cut_short=self._cut_short
+        )
+
+    # -- the steps -----------------------------------------------------------------------------
+
+    async def _open_socket(self, origin: Origin, proxy: Proxy | None, dial: Dial) -> Stream:
+        if self._config.uds is not None:
+            return await _timed_connect(open_unix(str(self._config.uds)), dial)
+        if proxy is None:
+            return await self._open_tcp(origin.host, origin.port, dial)
+        try:
+            return await self._open_tcp(proxy.host, proxy.port, dial)
+        except ConnectionFailed as error:
+            raise ProxyError(f"the proxy cannot be reached: {error}") from error
+
+    async def _open_tcp(self, host: str, port: int, dial: Dial) -> Stream:
+        dial.phase = "dns"
+        started = monotonic()
+        addresses = await self._resolver.resolve(host)
+        dial.dns = monotonic() - started
+        return await _timed_connect(open_tcp(addresses, port), dial)
+
+    async def _pass(self, proxy: Proxy, stream: Stream, origin: Origin, dial: Dial) -> Stream:
+        """From an open connection to the proxy to one that the origin's bytes go over."""
+        try:
+            if proxy.scheme == "https":
+                tls = make_ssl_context(self._config.tls)
+                stream = await _start_tls(stream, tls, proxy.host, dial)
+            dial.phase = "proxy"
+            if proxy.is_socks:
+                await self._pass_socks(proxy, stream, origin)
+            elif origin.is_tls:
+                await open_tunnel(stream, proxy, origin)
+        except (TLSError, ConnectError, OSError, anyio.ClosedResourceError) as error:
+            if isinstance(error, TransportTimeout):
+                raise
+            raise ProxyError("the connection to the proxy failed") from error
+        return stream
+
+    async def _pass_socks(self, proxy: Proxy, stream: Stream, origin: Origin) -> None:
+        if not HAS_SOCKS:  # the environment named it, which is not known before now
+            raise ProxyError(SOCKS_REMEDY)
+        host = origin.host
+        if proxy.scheme == "socks5":
+            host = (await self._resolver.resolve(host))[0]
+        await open_socks(stream, proxy, host, origin.port)
+
+
+async def _timed_connect(opening: Coroutine[Any, Any, SocketStream], dial: Dial) -> SocketStream:
+    dial.phase = "connect"
+    started = monotonic()
+    stream = await opening
+    dial.connect = monotonic() - started
+    return stream
+
+
+async def _start_tls(
+    stream: Stream, context: ssl.SSLContext, hostname: str, dial: Dial
+) -> TLSStream:
+    dial.phase = "tls"
+    started = monotonic()
+    try:
+        tls = TLSStream(stream, context, hostname)
+        await tls.handshake()
+    except (OSError, ValueError, anyio.ClosedResourceError) as error:
+        failure = translate(error, OPENING, Course())
+        if failure is None:
+            raise
+        failure.phase = "tls"
+        raise failure from error
+    dial.tls = monotonic() - started
+    return tls
