@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _SLICE = 262144  # bytes of a large body handed to the transport at once
 _CONTINUE_SECONDS = 1.0  # wait for a 100 as long as curl does, then send the body
 _MOST_INTERIM = 100
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _VERSIONS = {(1, 1): "HTTP/1.1", (1, 0): "HTTP/1.0"}
 
 
@@ -45,6 +48,7 @@ class AiohttpConnection:
         assert transport is not None
         self.transport = transport
         self.peer = _peer(transport.get_extra_info("peername"))
+        self._is_cut = False
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
@@ -86,8 +90,17 @@ class AiohttpConnection:
         self._may_hold_tickets = False
         self.protocol.is_idle = True
 
+    def cut_request(self) -> None:
+        """The rest of a request will not be sent: the peer would take the next one for it."""
+        self.protocol.force_close()
+        self._is_cut = True
+
     def close(self) -> None:
         # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
+        if self._is_cut and not self.transport.is_closing():
+            # The kernel, too, drops what it has not sent.
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
         self._opened.close()
 
@@ -120,6 +133,8 @@ class AiohttpExchange:
         if protocol.transport is None:
             raise trunkline.RemoteDisconnected("the connection was closed while it was idle")
         protocol.begin(without_body=request.method == "HEAD")
+        if "close" in request.headers.get("Connection", "").lower():
+            protocol.force_close()
         if isinstance(content, bytes) and len(content) <= _SLICE and not _expects(request):
             self._send_at_once(content)
         elif content is None:
@@ -193,8 +208,7 @@ class AiohttpExchange:
         upload = self._upload
         if upload is not None and not upload.is_done:
             upload.cancel()
-            # What was announced was not sent: the peer would take the next request for it.
-            self._protocol.force_close()
+            self._connection.cut_request()
 
     def _translate(self, error: Exception, *, has_head: bool) -> BaseException:
         upload, protocol, attempt = self._upload, self._protocol, self._attempt
@@ -207,6 +221,10 @@ class AiohttpExchange:
         if isinstance(error, trunkline.TransportError):
             return error
         return exchange_error(error, has_head=has_head, started=protocol.received > 0)
+
+
+class _ConnectionGoneError(Exception):
+    """The connection was lost while the request was being sent."""
 
 
 class _Upload:
@@ -223,6 +241,7 @@ class _Upload:
         self._connection = connection
         self._attempt = attempt
         self._continue = asyncio.Event()
+        self._since_yield = 0
         self.is_done = False
         self.error: BaseException | None = None
         self._task = asyncio.ensure_future(self._run(request))
@@ -241,6 +260,8 @@ class _Upload:
             await self._drain()
         except asyncio.CancelledError:
             raise
+        except _ConnectionGoneError:
+            return  # whoever awaits the response knows more
         except BaseException as error:
             self.error = error
             self._connection.transport.abort()
@@ -289,14 +310,26 @@ class _Upload:
         transport = self._connection.transport
         for start in range(0, len(data), _SLICE):
             part = data[start : start + _SLICE]
+            if transport.is_closing():
+                raise _ConnectionGoneError
             transport.write(part)
             self._attempt.bytes_sent += len(part)
+            self._since_yield += len(part) + 1024
             await self._drain()
 
     async def _drain(self) -> None:
         if self._connection.protocol.writing_paused:
             self._attempt.begin("write")
-            await self._connection.protocol.drain()
+            try:
+                await self._connection.protocol.drain()
+            except OSError as error:
+                raise _ConnectionGoneError from error
+        elif self._since_yield > _SLICE:
+            # A body that never waits, to a peer that is never slow: let the loop see an answer.
+            await asyncio.sleep(0)
+        else:
+            return
+        self._since_yield = 0
 
     async def _wait_for_continue(self) -> None:
         try:

@@ -117,7 +117,14 @@ def test_a_slower_pooled_run_is_not_called_a_saving() -> None:
     saving = Saving(cold=replace(COLD, total=0.9), pooled=POOLED)
     assert saving.fraction < 0
     assert saving.sentence() == (
-        "aiohttp: pooling saved nothing; it took 100 ms longer with 1 connection instead of 20."
+        "aiohttp: pooling saved no time, though 1 connection instead of 20 had to be opened."
+    )
+
+
+def test_time_is_not_put_down_to_connections_that_were_not_saved() -> None:
+    saving = Saving(cold=COLD, pooled=replace(POOLED, connections=20))
+    assert saving.sentence() == (
+        "aiohttp: pooling saved nothing: 20 connections, no fewer than without it."
     )
 
 
@@ -377,11 +384,14 @@ def test_an_agent_sends_its_history_along(server: LLMServer) -> None:
     ]
 
 
-def test_the_command_compares_over_the_emulated_link(tmp_path: Path) -> None:
+def test_the_command_compares_over_the_emulated_link(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     json_file, html_file = tmp_path / "results.json", tmp_path / "report.html"
     files = ("--json", str(json_file), "--html", str(html_file))
     result = run_compare("--calls", "3", "--rtt", "50", *files)
     assert result.exit_code == 0, result.output
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
     assert "not a real link" in result.output
     assert "aiohttp: pooling saved" in result.output
     assert "httpx: pooling saved" in result.output

@@ -332,11 +332,13 @@ def test_a_server_context_can_require_a_client_certificate(
     certificate = certificates.client() if shown else None
     client = certificates.client_context(certificate, alpn=["h2"])
     ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    theirs.settimeout(5)
 
     def answer() -> None:
-        with theirs, contextlib.suppress(ssl.SSLError):
-            with server.wrap_socket(theirs, server_side=True) as connection:
-                connection.sendall(connection.recv(4))
+        with theirs, contextlib.suppress(ssl.SSLError), contextlib.ExitStack() as stack:
+            connection = stack.enter_context(server.wrap_socket(theirs, server_side=True))
+            connection.sendall(connection.recv(4))
 
     thread = threading.Thread(target=answer)
     thread.start()

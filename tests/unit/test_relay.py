@@ -7,8 +7,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +25,11 @@ PATIENCE = 10.0
 def nothing_goes_wrong_inside(caplog: pytest.LogCaptureFixture) -> Generator[None]:
     """What a callback of the relay raises, asyncio only logs."""
     yield
-    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+    logged = caplog.get_records("call")
+    assert [record.message for record in logged if record.name == "asyncio"] == []
+
+
+FILES = Path("/proc/self/fd")
 
 
 class Link:
@@ -65,13 +70,6 @@ def relayed(rtt: float) -> Generator[tuple[Relay, Link]]:
             yield relay, link
         finally:
             link.close()
-
-
-def later_on(relay: Relay, listener: socket.socket) -> None:
-    """Return when what was under way has arrived: a new link takes longer than that."""
-    link = Link(relay, listener)
-    link.settle()
-    link.close()
 
 
 def port_of(sock: socket.socket) -> int:
@@ -238,16 +236,44 @@ def test_a_reset_after_a_half_close_still_arrives() -> None:
             send_until_refused(link.server)
 
 
-def test_a_client_that_reset_the_answer_is_not_told_of_its_end() -> None:
+def end_by_closing(first: socket.socket, second: socket.socket) -> None:
+    first.close()
+    assert second.recv(1) == b""
+    second.close()
+
+
+def end_by_reset(first: socket.socket, second: socket.socket) -> None:
+    send_reset(first)
+    with pytest.raises(ConnectionResetError):
+        second.recv(1)
+    second.close()
+
+
+def end_by_answering_the_gone(first: socket.socket, second: socket.socket) -> None:
+    first.close()
+    assert second.recv(1) == b""
+    second.sendall(b"this is answered with RST")
+    second.close()
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="needs a list of the open files")
+@pytest.mark.parametrize("first", ["client", "server"])
+@pytest.mark.parametrize(
+    "end", [end_by_closing, end_by_reset, end_by_answering_the_gone], ids=lambda end: end.__name__
+)
+def test_however_a_connection_ends_no_socket_is_left(
+    end: Callable[[socket.socket, socket.socket], None], first: str
+) -> None:
     with listening() as listener, Relay("127.0.0.1", port_of(listener), rtt=0.02) as relay:
+        before = len(list(FILES.iterdir()))
         link = Link(relay, listener)
         link.settle()
-        link.client.close()
-        assert link.server.recv(1) == b""
-        link.server.sendall(b"answered with RST")
-        later_on(relay, listener)
-        link.server.close()
-        later_on(relay, listener)
+        ends = (link.client, link.server) if first == "client" else (link.server, link.client)
+        end(*ends)
+        deadline = time.monotonic() + PATIENCE
+        while len(list(FILES.iterdir())) > before and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert len(list(FILES.iterdir())) == before
 
 
 def test_a_client_gone_before_its_target_was_dialled_leaves_no_connection_behind() -> None:

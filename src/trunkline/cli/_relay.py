@@ -152,6 +152,7 @@ class _End(asyncio.Protocol):
             self.transport.write_eof()
         except OSError:
             # Reset since it ended its own stream; asyncio looks no more at a socket after that.
+            self._outbound.push(_Signal.RESET)
             self.transport.abort()
             return
         if self._outbound.ended:

@@ -21,6 +21,7 @@ from trunkline.cli._runs import (
     MODES,
     Results,
     Run,
+    counted,
     failures,
     figures,
     savings,
@@ -79,7 +80,7 @@ def introduction(plan: Plan, backends: int) -> list[str]:
     """What is measured on so many backends, and what of it is emulated: a sentence each."""
     pace = "one at a time" if plan.concurrency == 1 else f"{plan.concurrency} at a time"
     return [
-        f"{plan.calls} calls of an LLM agent, {pace}, on each backend.",
+        f"{counted(plan.calls, 'call')} of an LLM agent, {pace}, on each backend.",
         "cold: a client, and so a connection, per call; pooled: one client for all.",
         _describe_link(plan, backends),
         "Each backend makes one more call first, which is not counted.",
@@ -95,7 +96,7 @@ def introduce(lines: Sequence[str], console: Console) -> None:
 def _describe_link(plan: Plan, backends: int) -> str:
     if plan.url is not None:
         total = backends * (len(MODES) * plan.calls + 1)
-        return f"This sends {total} requests to {plan.url}, over the real link."
+        return f"This sends {counted(total, 'request')} to {plan.url}, over the real link."
     if plan.rtt:
         return (
             f"Embedded server, TLS. The {plan.rtt * 1000:g} ms round trip is emulated: a relay on "

@@ -101,15 +101,14 @@ class Saving:
 
     def sentence(self) -> str:
         backend = self.pooled.backend
-        opened = self.pooled.connections
-        connections = (
-            f"{opened} connection{'' if opened == 1 else 's'} instead of {self.cold.connections}"
-        )
+        opened = counted(self.pooled.connections, "connection")
         if not self.is_comparable:
             return f"{backend}: not compared, because calls failed."
+        if self.pooled.connections >= self.cold.connections:
+            return f"{backend}: pooling saved nothing: {opened}, no fewer than without it."
+        connections = f"{opened} instead of {self.cold.connections}"
         if self.saved <= 0:
-            slower = duration(-self.saved)
-            return f"{backend}: pooling saved nothing; it took {slower} longer with {connections}."
+            return f"{backend}: pooling saved no time, though {connections} had to be opened."
         return (
             f"{backend}: pooling saved {duration(self.saved)} of {duration(self.cold.total)} "
             f"({self.fraction:.0%}): {connections}."
@@ -136,6 +135,11 @@ def failures(runs: Iterable[Run]) -> list[str]:
         for run in runs
         if run.errors
     ]
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 call`, `20 calls`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float | None) -> str:

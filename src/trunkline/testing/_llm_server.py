@@ -241,8 +241,8 @@ class LLMServer:
     async def wait_until(self, predicate: Callable[[Counts], bool], timeout: float = 5.0) -> Counts:  # noqa: ASYNC109
         """Wait until `predicate` holds, and return the counts that it held for.
 
-        `predicate` is called in other threads, at each change. Raises TimeoutError after `timeout`
-        seconds.
+        `predicate` is called in other threads, at each change: it looks at the counts it is given,
+        not at the server. Raises TimeoutError after `timeout` seconds.
         """
         return await self._tally.wait_until(predicate, timeout)
 
@@ -284,7 +284,7 @@ async def _serve(
     connections: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(_Connection.serve(app, config, reader, writer))
+        task = asyncio.create_task(_Connection(app, config, reader, writer).serve())
         connections.add(task)
         task.add_done_callback(connections.discard)
 
@@ -305,7 +305,7 @@ async def _serve(
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     # What clients do to their connections and handshakes is what the server is there for.
-    if isinstance(context.get("exception"), OSError):
+    if isinstance(context.get("exception"), (ConnectionError, TimeoutError, ssl.SSLError)):
         _logger.debug("%s: %r", context["message"], context["exception"])
     else:
         loop.default_exception_handler(context)
@@ -325,9 +325,8 @@ class _Connection(TCPServer):
     timeout is over. Here it ends when there is no more to read.
     """
 
-    @classmethod
-    async def serve(
-        cls,
+    def __init__(
+        self,
         app: LLMApp,
         config: _Config,
         reader: asyncio.StreamReader,
@@ -335,13 +334,16 @@ class _Connection(TCPServer):
     ) -> None:
         framework = ASGIWrapper(cast("Any", app))  # Its ASGI types are stricter than starlette's.
         loop, context = asyncio.get_running_loop(), WorkerContext(None)
+        super().__init__(framework, loop, config, context, {}, reader, writer)
+        self._read_all = asyncio.Event()
+
+    async def serve(self) -> None:
         try:
-            await cls(framework, loop, config, context, {}, reader, writer)
+            await self.run()
         except Exception:
             _logger.exception("a connection failed in hypercorn")
 
     async def _read_data(self) -> None:
-        self._read_all = asyncio.Event()
         try:
             await super()._read_data()
         finally:
@@ -414,19 +416,28 @@ def _listen(host: str, port: int, tally: Tally) -> list[_Listener]:
     listeners: list[_Listener] = []
     with contextlib.ExitStack() as stack:
         for address in ("127.0.0.1", "::1") if host == "localhost" else (host,):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
             try:
-                listener = stack.enter_context(contextlib.closing(_Listener(family, tally)))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((address, port))
+                listener = _bound(address, port, tally)
             except OSError as error:
                 if listeners and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue
                 raise
+            stack.callback(listener.close)
             listeners.append(listener)
             port = listener.getsockname()[1]
         stack.pop_all()
     return listeners
+
+
+def _bound(address: str, port: int, tally: Tally) -> _Listener:
+    listener = _Listener(socket.AF_INET6 if ":" in address else socket.AF_INET, tally)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class _Config(hypercorn.config.Config):

@@ -7,6 +7,7 @@ states no behaviour, but for what `Rig` checks at the end of each test: nothing 
 from __future__ import annotations
 
 import importlib.util
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,8 +19,8 @@ import pytest
 from anyio.abc import TaskGroup
 
 from trunkline._config import Timeouts, Tls, TransportConfig
-from trunkline._contract import Capabilities, Transport
-from trunkline._messages import Request, Response
+from trunkline._contract import Capabilities, PoolSnapshot, Transport
+from trunkline._messages import ConnectionInfo, Request, Response
 from trunkline._registry import capabilities_of, open_transport
 from trunkline.testing._certificates import Certificates
 from trunkline.testing._conversation import ReceivedRequest
@@ -56,7 +57,7 @@ async def until(predicate: Callable[[], bool], seconds: float = 10.0) -> None:
         AssertionError: it did not within `seconds`.
     """
     with anyio.move_on_after(seconds) as scope:
-        while not predicate():
+        while not predicate():  # noqa: ASYNC110  # what it waits for is in other threads
             await anyio.sleep(0.002)
     assert not scope.cancelled_caught, f"it did not come within {seconds:g} s"
 
@@ -121,6 +122,12 @@ class Rig:
         """Send, and return with the response open."""
         response = await self.transport.send(self.request(method, path, **options))
         self._responses.append(response)
+        return response
+
+    async def fetch_url(self, url: str) -> Response:
+        """GET from whatever server."""
+        async with await self.transport.send(Request("GET", url)) as response:
+            await response.aread()
         return response
 
     async def fetch(self, method: str = "GET", path: str = "/", **options: Any) -> Response:
@@ -217,7 +224,7 @@ class Conformance:
 
     @asynccontextmanager
     async def transport(self, **options: Any) -> AsyncIterator[Transport]:
-        """A transport made of config `options`; at the end it is closed, and nothing may be left."""
+        """A transport made of config `options`; at the end it is closed, with nothing left."""
         transport = self.open_transport(self.config(**options))
         try:
             yield transport
@@ -225,8 +232,7 @@ class Conformance:
             with anyio.CancelScope(shield=True):
                 await transport.aclose()
         now = transport.snapshot()
-        left = (now.open, now.active, now.idle, now.connecting, now.waiting)
-        assert left == (0, 0, 0, 0, 0), f"after aclose there is something left: {now}"
+        assert counts(now) == (0, 0, 0, 0, 0), f"after aclose there is something left: {now}"
         assert now.created == sum(now.closed.values()), f"a connection is not accounted for: {now}"
 
     @asynccontextmanager
@@ -252,8 +258,8 @@ class Conformance:
                     rig = Rig(transport, server, group)
                     try:
                         yield rig
-                    except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
-                        failure = error  # raised below, outside the group, which would wrap it
+                    except Exception as error:  # noqa: BLE001  # raised below: the group wraps it
+                        failure = error
                     group.cancel_scope.cancel()
                 rig.close_responses()
                 if failure is not None:
@@ -266,10 +272,24 @@ class Conformance:
         """A rig on https, whose transport trusts the server."""
         with Certificates() as certificates:
             options.setdefault("tls", Tls(ca_file=Path(certificates.ca_file)))
-            async with self.rig(
-                *scripts, context=certificates.server_context(), **options
-            ) as rig:
+            async with self.rig(*scripts, context=certificates.server_context(), **options) as rig:
                 yield rig
+
+
+def info(response: Response) -> ConnectionInfo:
+    """What the response says of its connection; it has to say it."""
+    assert response.connection is not None
+    return response.connection
+
+
+def counts(now: PoolSnapshot) -> tuple[int, int, int, int, int]:
+    return now.open, now.active, now.idle, now.connecting, now.waiting
+
+
+def closed_port() -> int:
+    """A port of 127.0.0.1 where nobody listens: what was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:

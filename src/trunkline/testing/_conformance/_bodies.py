@@ -11,8 +11,8 @@ import pytest
 
 from trunkline._errors import DecodeError
 from trunkline.testing._conformance._base import Conformance
-from trunkline.testing._script import response, send, serve, wait
 from trunkline.testing._script import expect_request as expect
+from trunkline.testing._script import response, send, serve, wait
 
 TEXT = b'{"answer": "' + b"forty-two, " * 300 + b'"}'
 
@@ -70,13 +70,15 @@ class Bodies(Conformance):
         first = coder.compress(b"first") + coder.flush(zlib.Z_SYNC_FLUSH)
         rest = coder.compress(b" second") + coder.flush()
         head = response(200, first + rest, ("Content-Encoding", "gzip"))[: -len(rest)]
-        async with self.rig([expect(), send(head), wait("read"), send(rest)]) as rig:
-            async with await rig.send() as answered:
-                pieces = answered.aiter_bytes()
-                assert await anext(pieces) == b"first"
+        async with (
+            self.rig([expect(), send(head), wait("read"), send(rest)]) as rig,
+            await rig.send() as answered,
+        ):
+            pieces = answered.aiter_bytes()
+            assert await anext(pieces) == b"first"
 
-                rig.server.open("read")
-                assert b"".join([piece async for piece in pieces]) == b" second"
+            rig.server.open("read")
+            assert b"".join([piece async for piece in pieces]) == b" second"
 
     @pytest.mark.parametrize("cut", ["corrupt", "truncated"])
     async def test_a_body_that_does_not_decode_is_an_error(self, cut: str) -> None:
@@ -130,20 +132,24 @@ class Bodies(Conformance):
     async def test_an_event_is_given_when_it_is_complete_on_the_wire(self) -> None:
         first, second = b"data: 1\n\n", b"data: 2\n\n"
         head = response(200, first + second)[: -len(second)]
-        async with self.rig([expect(), send(head), wait("read"), send(second)]) as rig:
-            async with await rig.send() as answered:
-                events = answered.aiter_sse()
-                assert (await anext(events)).data == "1"
+        async with (
+            self.rig([expect(), send(head), wait("read"), send(second)]) as rig,
+            await rig.send() as answered,
+        ):
+            events = answered.aiter_sse()
+            assert (await anext(events)).data == "1"
 
-                rig.server.open("read")
-                assert (await anext(events)).data == "2"
+            rig.server.open("read")
+            assert (await anext(events)).data == "2"
 
     # -- once --------------------------------------------------------------------------------------
 
     async def test_aread_may_be_called_twice(self) -> None:
-        async with self.rig(serve(response(200, b"body"))) as rig:
-            async with await rig.send() as answered:
-                assert await answered.aread() == await answered.aread() == b"body"
+        async with (
+            self.rig(serve(response(200, b"body"))) as rig,
+            await rig.send() as answered,
+        ):
+            assert await answered.aread() == await answered.aread() == b"body"
 
     async def test_the_body_may_be_iterated_after_aread(self) -> None:
         async with self.rig(serve(response(200, b"body"))) as rig:
@@ -152,11 +158,13 @@ class Bodies(Conformance):
             assert [piece async for piece in answered.aiter_bytes()] == [b"body"]
 
     async def test_content_before_aread_is_a_mistake(self) -> None:
-        async with self.rig(serve(response(200, b"body"))) as rig:
-            async with await rig.send() as answered:
-                for attribute in ("content", "text"):
-                    with pytest.raises(RuntimeError):
-                        getattr(answered, attribute)
+        async with (
+            self.rig(serve(response(200, b"body"))) as rig,
+            await rig.send() as answered,
+        ):
+            for attribute in ("content", "text"):
+                with pytest.raises(RuntimeError):
+                    getattr(answered, attribute)
 
     async def test_reading_after_close_is_a_mistake(self) -> None:
         async with self.rig(serve(response(200, b"body"))) as rig:
@@ -167,12 +175,14 @@ class Bodies(Conformance):
                 await answered.aread()
 
     async def test_a_streamed_body_is_read_once(self) -> None:
-        async with self.rig(serve(response(200, b"body"))) as rig:
-            async with await rig.send() as answered:
-                assert [piece async for piece in answered.aiter_bytes()] == [b"body"]
+        async with (
+            self.rig(serve(response(200, b"body"))) as rig,
+            await rig.send() as answered,
+        ):
+            assert [piece async for piece in answered.aiter_bytes()] == [b"body"]
 
-                with pytest.raises(RuntimeError):
-                    [piece async for piece in answered.aiter_bytes()]
+            with pytest.raises(RuntimeError):
+                [piece async for piece in answered.aiter_bytes()]
 
     async def test_reading_to_the_end_closes_the_response(self) -> None:
         async with self.rig(serve(response(200, b"body"))) as rig:

@@ -65,7 +65,9 @@ class Responses(Conformance):
             )
 
     async def test_header_values_outside_ascii_lose_nothing(self) -> None:
-        head = b"HTTP/1.1 200 OK\r\nX-Utf: \xe2\x82\xac\r\nX-Latin: \xe9\r\nContent-Length: 0\r\n\r\n"
+        head = (
+            b"HTTP/1.1 200 OK\r\nX-Utf: \xe2\x82\xac\r\nX-Latin: \xe9\r\nContent-Length: 0\r\n\r\n"
+        )
         async with self.rig(serve(head)) as rig:
             headers = (await rig.fetch()).headers
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import pytest
 
 from trunkline._config import Limits
-from trunkline.testing._conformance._base import Conformance, Rig, until
+from trunkline._errors import RemoteProtocolError
+from trunkline.testing._conformance._base import Conformance, info, until
 from trunkline.testing._script import (
     answer,
     close,
@@ -51,13 +54,13 @@ class Reuse(Conformance):
             await second.aread()
 
             for _ in range(3):
-                assert (await rig.fetch()).connection == _same(second)
+                assert info(await rig.fetch()).id == info(second).id
 
     async def test_hosts_do_not_share_connections(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             with ScriptedServer(serve(PAGE)) as other:
                 await rig.fetch()
-                await _fetch(rig, other.url)
+                await rig.fetch_url(other.url)
                 await rig.fetch()
 
                 assert (rig.server.connections, other.connections) == (1, 1)
@@ -65,7 +68,7 @@ class Reuse(Conformance):
     async def test_two_names_of_one_address_are_two_hosts(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             await rig.fetch()
-            await _fetch(rig, f"http://localhost:{rig.server.port}/")
+            await rig.fetch_url(f"http://localhost:{rig.server.port}/")
 
             assert rig.server.connections == 2
             assert rig.server.requests[1].header("Host") == f"localhost:{rig.server.port}"
@@ -73,14 +76,13 @@ class Reuse(Conformance):
     # -- given back --------------------------------------------------------------------------------
 
     async def test_a_body_read_to_its_end_frees_the_connection(self) -> None:
-        async with self.rig(serve(PAGE)) as rig:
-            async with await rig.send() as answered:
-                assert rig.transport.snapshot().active == 1
-                async for _ in answered.aiter_bytes():
-                    """Read to the end."""
+        async with self.rig(serve(PAGE)) as rig, await rig.send() as answered:
+            assert rig.transport.snapshot().active == 1
+            async for _ in answered.aiter_bytes():
+                """Read to the end."""
 
-                now = rig.transport.snapshot()
-                assert (now.active, now.idle) == (0, 1)
+            now = rig.transport.snapshot()
+            assert (now.active, now.idle) == (0, 1)
 
     async def test_early_close_ends_the_connection(self) -> None:
         async with self.rig([answer(PAGE[:-2])], serve(PAGE)) as rig:
@@ -101,10 +103,10 @@ class Reuse(Conformance):
             assert (await rig.fetch()).content == b"page"
 
     async def test_an_unread_body_never_becomes_the_next_answer(self) -> None:
-        async with self.rig(serve(response(200, b"old" * 100), PAGE)) as rig:
-            await (await rig.send()).aclose()
+        async with self.rig(serve(lambda request: response(200, request.target.encode()))) as rig:
+            await (await rig.send("GET", "/first")).aclose()
 
-            assert (await rig.fetch()).content in (b"page", b"old" * 100)
+            assert (await rig.fetch("GET", "/second")).content == b"/second"
             assert rig.server.connections == 2
 
     # -- not fit any more --------------------------------------------------------------------------
@@ -142,7 +144,9 @@ class Reuse(Conformance):
             assert rig.server.connections == 1
 
     @pytest.mark.parametrize("ending", [fin(), close(), rst()], ids=["fin", "close", "rst"])
-    async def test_a_connection_that_the_server_closed_is_not_used_again(self, ending: Step) -> None:
+    async def test_a_connection_that_the_server_closed_is_not_used_again(
+        self, ending: Step
+    ) -> None:
         script = [answer(PAGE), wait("idle"), ending, mark("ended")]
         async with self.rig(script, serve(PAGE)) as rig:
             await rig.fetch()
@@ -183,7 +187,8 @@ class Reuse(Conformance):
         }[where]
         script = [answer(whole + response(200, b"poison")), *serve(PAGE)]
         async with self.rig(script, serve(PAGE)) as rig:
-            await rig.fetch("HEAD" if where == "after-head" else "GET")
+            with suppress(RemoteProtocolError):  # it may say so, or answer rightly
+                await rig.fetch("HEAD" if where == "after-head" else "GET")
 
             assert (await rig.fetch()).content == b"page"
             assert rig.server.connections == 2
@@ -212,14 +217,13 @@ class Reuse(Conformance):
 
     async def test_max_connection_age_ends_connections_however_busy(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connection_age=0.2)) as rig:
-            with anyio.move_on_after(0.4):
-                while True:
-                    await rig.fetch()
-                    await anyio.sleep(0.02)
+            since = anyio.current_time()
+            while anyio.current_time() < since + 0.4:
+                await rig.fetch()
+                await anyio.sleep(0.02)
 
-            await rig.fetch()
             assert rig.server.connections >= 2
-            assert rig.transport.snapshot().closed.get("aged", 0) >= 1
+            assert set(rig.transport.snapshot().closed) == {"aged"}
 
     @pytest.mark.parametrize("most", [0, 2])
     async def test_max_keepalive_connections_bounds_the_idle_ones(self, most: int) -> None:
@@ -239,8 +243,4 @@ class Reuse(Conformance):
             await first.aread()
             await second.aread()
 
-            assert (await rig.fetch()).connection == _same(second)
-
-
-class _same:
-    ...
+            assert info(await rig.fetch()).id == info(second).id

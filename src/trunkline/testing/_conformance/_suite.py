@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from trunkline.testing._conformance._bodies import Bodies
+from trunkline.testing._conformance._limits import LimitsHold
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
+from trunkline.testing._conformance._reuse import Reuse
+from trunkline.testing._conformance._snapshots import Snapshots
 from trunkline.testing._conformance._streaming import Streaming
+from trunkline.testing._conformance._warming import Warming
 
 
-class TransportConformance(Requests, Responses, Bodies, Streaming):
+class TransportConformance(
+    Requests, Responses, Bodies, Streaming, Reuse, LimitsHold, Snapshots, Warming
+):
     """Every behaviour of the contract, as a test.
 
     Attributes:
