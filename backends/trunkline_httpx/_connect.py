@@ -115,7 +115,7 @@ async def open_unix(path: str) -> SocketStream:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        while (code := sock.connect_ex(path)) == errno.EAGAIN:
+        while (code := sock.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110
             # The backlog is full, and nothing tells us when it no longer is.
             await anyio.sleep(_FULL_BACKLOG_PAUSE)
         if code:

@@ -6,18 +6,20 @@ know how the stream was opened, or when a connection may be used again by whom.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
 
 import anyio
 import httpcore
 import httpx
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from trunkline import Attempt, InvalidRequest, LimitExceeded, Origin, RemoteProtocolError, Request
+from trunkline import Attempt, InvalidRequest, LimitExceeded, RemoteProtocolError, Request
 from trunkline_httpx._httpcore import make_transport, unread
 from trunkline_httpx._network import RECEIVE_SIZE, Stream
 from trunkline_httpx._translate import EXCHANGE, Course, translate
+
+RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 _MAX_FIELDS = 1000
 _MAX_HELD = 256 * 1024
@@ -69,7 +71,7 @@ class Http1Connection:
     async def exchange(self, request: Request, attempt: Attempt) -> Http1Exchange:
         attempt.begin("write")
         self._used = True
-        body = _RequestBody(request.content, attempt)
+        body = RequestBody(request, attempt)
         self._wire.begin(attempt, body)
         try:
             message = self._message(request, body)
@@ -85,14 +87,10 @@ class Http1Connection:
                 raise
             raise failure from error
 
-    def _message(self, request: Request, body: _RequestBody) -> httpx.Request:
+    def _message(self, request: Request, body: RequestBody) -> httpx.Request:
         fields = request.wire_headers()
         fields[1:1] = self._extra_headers
-        headers = [
-            # Space around a value is not a part of it (RFC 9110 section 5.5), and h11 refuses it.
-            (name.encode(), value.strip(" \t").encode("utf-8", "surrogateescape"))
-            for name, value in fields
-        ]
+        headers = [(name.encode(), encode_value(value)) for name, value in fields]
         target = (self._prefix + request.path).encode()
         message = httpx.Request(
             request.method, _URL, headers=headers, stream=body, extensions={"target": target}
@@ -128,7 +126,7 @@ class Http1Exchange:
         self.http_version: str = extensions["http_version"].decode("ascii")
         self.reason_phrase: str = extensions["reason_phrase"].decode("utf-8", "surrogateescape")
         self.raw_headers = tuple(response.headers.raw)
-        self.headers = _decode(self.raw_headers)
+        self.headers = decode_headers(self.raw_headers)
         _check_head(self)
         self._connection = connection
         self._attempt = attempt
@@ -170,7 +168,19 @@ class Http1Exchange:
             self._connection.cut_short(self._pieces)
 
 
-def _decode(raw_headers: tuple[tuple[bytes, bytes], ...]) -> CIMultiDictProxy[str]:
+def encode_value(value: str) -> bytes:
+    """A header value for the wire: space around it is not a part of it (RFC 9110 section 5.5)."""
+    return value.strip(" \t").encode("utf-8", "surrogateescape")
+
+
+def decode_headers(raw_headers: RawHeaders) -> CIMultiDictProxy[str]:
+    """For `Exchange.headers`.
+
+    Raises:
+        LimitExceeded: they are too many.
+    """
+    if len(raw_headers) > _MAX_FIELDS:
+        raise LimitExceeded(f"the response head has more than {_MAX_FIELDS} fields")
     return CIMultiDictProxy(
         CIMultiDict(
             (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
@@ -184,32 +194,37 @@ def _check_head(head: Http1Exchange) -> None:
 
     Raises:
         RemoteProtocolError: a 101 (nobody can have asked for it), or two ways to frame the body.
-        LimitExceeded: too many header fields.
     """
     if head.status_code == 101:
         raise RemoteProtocolError("the peer switched to a protocol that nobody asked for")
-    if len(head.raw_headers) > _MAX_FIELDS:
-        raise LimitExceeded(f"the response head has more than {_MAX_FIELDS} fields")
     if "Transfer-Encoding" in head.headers and "Content-Length" in head.headers:
         # RFC 9112 section 6.3: it may be an attempt to smuggle a response.
         raise RemoteProtocolError("the response has Transfer-Encoding and Content-Length")
 
 
-class _RequestBody(httpx.AsyncByteStream):
-    """The content of a request on its way into httpx. At its end the response is waited for.
+class RequestBody(httpx.AsyncByteStream):
+    """The content of a request on its way out. At its end the response is waited for.
 
     An iterator, not an async generator: one that is dropped half-way leaves nothing to finalize.
+
+    Attributes:
+        size: of content that is bytes.
+        is_streamed: it is an async iterable, and is sent as it is produced.
+        is_over: all of it has been taken.
+        failure: what the caller's iterable raised.
     """
 
-    def __init__(self, content: bytes | AsyncIterable[bytes] | None, attempt: Attempt) -> None:
+    def __init__(self, request: Request, attempt: Attempt) -> None:
+        content = request.content
         self._attempt = attempt
-        self._whole: bytes | None = None
+        self._whole = content if isinstance(content, bytes) and content else None
         self._pieces: AsyncIterator[bytes] | None = None
-        if isinstance(content, bytes):
-            self._whole = content or None
-        elif content is not None:
+        self._left: int | None = None
+        if content is not None and not isinstance(content, bytes):
             self._pieces = content.__aiter__()
-        self.size_at_once = len(self._whole or b"")
+            length = request.headers.get("Content-Length")
+            self._left = None if length is None else int(length)
+        self.size = len(self._whole or b"")
         self.is_streamed = self._pieces is not None
         self.is_over = False
         self.failure: Exception | None = None
@@ -227,17 +242,26 @@ class _RequestBody(httpx.AsyncByteStream):
             except StopAsyncIteration:
                 self._pieces = None
             except Exception as error:
-                self._pieces, self.failure = None, error
+                self.failure = error
                 raise
         self.is_over = True
         self._attempt.begin("headers")
         raise StopAsyncIteration
 
-    async def _next_piece(self, pieces: AsyncIterator[bytes]) -> bytes:
+    async def _next_piece(self, pieces: AsyncIterator[object]) -> bytes:
         while True:
-            piece = await pieces.__anext__()
+            try:
+                piece = await pieces.__anext__()
+            except StopAsyncIteration:
+                if self._left:
+                    raise InvalidRequest("content: it is shorter than Content-Length") from None
+                raise
             if not isinstance(piece, (bytes, bytearray, memoryview)):
                 raise InvalidRequest("content: the async iterable must produce bytes")
+            if self._left is not None:
+                self._left -= len(piece)
+                if self._left < 0:
+                    raise InvalidRequest("content: it is longer than Content-Length")
             if piece:
                 self._attempt.begin("write")
                 return bytes(piece)
@@ -260,7 +284,7 @@ class _Wire(httpcore.AsyncNetworkStream):
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._attempt: Attempt
-        self._body: _RequestBody
+        self._body: RequestBody
         self._join = False
         self._head: bytes | None = None
         self._held = b""
@@ -268,18 +292,18 @@ class _Wire(httpcore.AsyncNetworkStream):
         self._ended = False
         self.sending = False
 
-    def begin(self, attempt: Attempt, body: _RequestBody) -> None:
+    def begin(self, attempt: Attempt, body: RequestBody) -> None:
         self._attempt = attempt
         self._body = body
         self.sending = True
-        self._join = 0 < body.size_at_once <= _ONE_SEGMENT
+        self._join = 0 < body.size <= _ONE_SEGMENT
 
     def course(self) -> Course:
         return Course(
             written=not self.sending, started=self._attempt.response_started, ended=self._ended
         )
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         if self._join:
             self._join, self._head = False, buffer
             return
@@ -325,7 +349,7 @@ class _Wire(httpcore.AsyncNetworkStream):
         if not data or _is_refusal(self._held):
             raise httpcore.WriteError
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         data, self._held = self._held, b""
         if data:
             return data

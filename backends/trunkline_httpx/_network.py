@@ -19,9 +19,12 @@ import socket
 import ssl
 import struct
 from abc import ABC, abstractmethod
+from typing import TypeAlias
 
 import anyio
 import anyio.lowlevel
+
+Data: TypeAlias = bytes | bytearray | memoryview
 
 RECEIVE_SIZE = 64 * 1024
 _RECORD = 16 * 1024
@@ -49,7 +52,7 @@ class Stream(ABC):
         """What has arrived; None for nothing, b"" for the end."""
 
     @abstractmethod
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: Data) -> int:
         """Take a part of `data`; 0: nothing more goes until the stream is writable."""
 
     @abstractmethod
@@ -113,7 +116,7 @@ class SocketStream(Stream):
         except BlockingIOError:
             return None
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: Data) -> int:
         try:
             return self._socket.send(data) if data else 0
         except BlockingIOError:
@@ -240,7 +243,7 @@ class TLSStream(Stream):
         else:
             self._incoming.write_eof()
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: Data) -> int:
         if not data or not self.flush_nowait():
             return 0
         taken = self._ssl.write(data[:_RECORD])

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import h11
 
 from trunkline import Origin, ProxyError
 from trunkline.proxy import Proxy
 from trunkline_httpx._network import Stream
-
-if TYPE_CHECKING:
-    from socksio.socks5 import SOCKS5Connection
 
 HAS_SOCKS = find_spec("socksio") is not None
 SOCKS_REMEDY = "a SOCKS proxy needs socksio: pip install 'trunkline[socks]'"
@@ -75,47 +71,47 @@ async def open_socks(stream: Stream, proxy: Proxy, host: str, port: int) -> None
         OSError: the connection to it failed.
     """
     from socksio.exceptions import SOCKSError
-    from socksio.socks5 import SOCKS5Connection
 
     try:
-        await _negotiate(SOCKS5Connection(), stream, proxy, (host, port))
+        await _authenticate(stream, proxy)
+        await _command(stream, host, port)
     except SOCKSError as error:
         raise ProxyError("the proxy's answer is not valid SOCKS5") from error
     except OverflowError as error:
         raise ProxyError("SOCKS5 takes no name or credentials over 255 bytes") from error
 
 
-async def _negotiate(
-    socks: SOCKS5Connection, stream: Stream, proxy: Proxy, target: tuple[str, int]
-) -> None:
+async def _authenticate(stream: Stream, proxy: Proxy) -> None:
     from socksio import socks5
 
     methods = socks5.SOCKS5AuthMethod
     method = methods.NO_AUTH_REQUIRED if proxy.username is None else methods.USERNAME_PASSWORD
-    socks.send(socks5.SOCKS5AuthMethodsRequest([method]))
-    await stream.send(socks.data_to_send())
-    offer = socks.receive_data(await _receive_exactly(stream, 2))
-    if not isinstance(offer, socks5.SOCKS5AuthReply) or offer.method != method:
+    await stream.send(socks5.SOCKS5AuthMethodsRequest([method]).dumps())
+    offer = socks5.SOCKS5AuthReply.loads(await _receive_exactly(stream, 2))
+    if offer.method != method:
         raise ProxyError("the SOCKS5 proxy wants another way to authenticate")
-    if proxy.username is not None:
-        password = proxy.password or ""
-        socks.send(socks5.SOCKS5UsernamePasswordRequest(proxy.username.encode(), password.encode()))
-        await stream.send(socks.data_to_send())
-        verdict = socks.receive_data(await _receive_exactly(stream, 2))
-        if not isinstance(verdict, socks5.SOCKS5UsernamePasswordReply) or not verdict.success:
-            raise ProxyError("the SOCKS5 proxy does not accept the credentials")
-    socks.send(socks5.SOCKS5CommandRequest.from_address(socks5.SOCKS5Command.CONNECT, target))
-    await stream.send(socks.data_to_send())
-    reply = socks.receive_data(await _receive_reply(stream))
-    if not isinstance(reply, socks5.SOCKS5Reply):
-        raise ProxyError("the proxy's answer is not valid SOCKS5")
+    if proxy.username is None:
+        return
+    username, password = proxy.username.encode(), (proxy.password or "").encode()
+    await stream.send(socks5.SOCKS5UsernamePasswordRequest(username, password).dumps())
+    verdict = socks5.SOCKS5UsernamePasswordReply.loads(await _receive_exactly(stream, 2))
+    if not verdict.success:
+        raise ProxyError("the SOCKS5 proxy does not accept the credentials")
+
+
+async def _command(stream: Stream, host: str, port: int) -> None:
+    from socksio import socks5
+
+    connect = socks5.SOCKS5Command.CONNECT
+    await stream.send(socks5.SOCKS5CommandRequest.from_address(connect, (host, port)).dumps())
+    reply = socks5.SOCKS5Reply.loads(await _receive_reply(stream))
     if reply.reply_code != socks5.SOCKS5ReplyCode.SUCCEEDED:
         why = reply.reply_code.name.replace("_", " ").lower()
         raise ProxyError(f"the SOCKS5 proxy does not connect: {why}")
 
 
 async def _receive_reply(stream: Stream) -> bytes:
-    """A reply to a command; its length depends on the type of address in it (RFC 1928 section 6)."""
+    """A reply to a command, whose length depends on the type of address in it (RFC 1928)."""
     start = await _receive_exactly(stream, 5)
     rest = {1: 3 + 2, 3: start[4] + 2, 4: 15 + 2}.get(start[3])
     if rest is None:

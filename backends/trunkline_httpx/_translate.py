@@ -59,7 +59,8 @@ Table: TypeAlias = tuple[tuple[type[Exception], Make], ...]
 # No message of a library goes into one of ours: it may quote what was sent or received.
 
 
-def _say(error: type[TransportError], message: str) -> Make:
+def say(error: type[TransportError], message: str) -> Make:
+    """Make `error` with `message`, whatever the cause."""
     return lambda cause, course: error(message)
 
 
@@ -106,11 +107,11 @@ OPENING: Table = (
     (ssl.SSLError, _not_tls),
     (anyio.ClosedResourceError, _no_connection),
     (OSError, _no_connection),
-    (ValueError, _say(TLSError, "no certificate can be for a host of this name")),
+    (ValueError, say(TLSError, "no certificate can be for a host of this name")),
 )
 
 _UNDERNEATH: Table = (
-    (h11.LocalProtocolError, _say(InvalidRequest, "request: a header, or the length of the content,"
+    (h11.LocalProtocolError, say(InvalidRequest, "request: a header, or the length of the content,"
                                                   " is not valid HTTP")),
     (h11.RemoteProtocolError, _bad_response),
     (ssl.SSLEOFError, _disconnected),
@@ -121,14 +122,14 @@ _UNDERNEATH: Table = (
 )  # fmt: skip
 
 _OF_BOTH: dict[str, Make] = {
-    "LocalProtocolError": _say(InvalidRequest, "request: it is not valid HTTP"),
-    "UnsupportedProtocol": _say(InvalidRequest, "url: it must start with http:// or https://"),
+    "LocalProtocolError": say(InvalidRequest, "request: it is not valid HTTP"),
+    "UnsupportedProtocol": say(InvalidRequest, "url: it must start with http:// or https://"),
     "ProtocolError": _bad_response,
-    "PoolTimeout": _say(PoolTimeout, "httpx's own timeout"),
-    "ConnectTimeout": _say(ConnectTimeout, "httpx's own timeout"),
-    "WriteTimeout": _say(WriteTimeout, "httpx's own timeout"),
-    "TimeoutException": _say(ReadTimeout, "httpx's own timeout"),
-    "ProxyError": _say(ProxyError, "the proxy failed"),
+    "PoolTimeout": say(PoolTimeout, "httpx's own timeout"),
+    "ConnectTimeout": say(ConnectTimeout, "httpx's own timeout"),
+    "WriteTimeout": say(WriteTimeout, "httpx's own timeout"),
+    "TimeoutException": say(ReadTimeout, "httpx's own timeout"),
+    "ProxyError": say(ProxyError, "the proxy failed"),
     "ConnectError": _no_connection,
     "NetworkError": _broken,
 }

@@ -42,8 +42,11 @@ class Limits(_Model):
         max_keepalive_connections: idle sockets over all hosts; beyond it the one that has been idle
             longest is closed.
         keepalive_expiry: how long a connection may sit idle and still be used again.
-        max_connection_age: a connection older than this is not used again.
+        max_connection_age: a connection older than this is not used again; each connection's own
+            limit is up to 10 % more or less, so that a fleet does not reconnect in step.
         max_waiting: calls that may wait for a connection; one more is refused with `PoolFull`.
+        min_idle_connections: kept open and idle in the background to each origin that has been
+            used or warmed, as far as the other limits allow.
     """
 
     max_connections: Annotated[int, Field(ge=1)] | None = 100
@@ -51,6 +54,7 @@ class Limits(_Model):
     max_keepalive_connections: Annotated[int, Field(ge=0)] | None = 20
     keepalive_expiry: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 30.0
     max_connection_age: _Seconds | None = None
+    min_idle_connections: Annotated[int, Field(ge=0)] = 0
     max_waiting: Annotated[int, Field(ge=0)] | None = None
 
 
@@ -158,6 +162,12 @@ class TransportConfig(_Model):
             https, and with a backend that can, socks5 and socks5h.
         uds: path of a Unix socket to connect to, whatever the host of the URL.
         trust_env: read HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY from the environment.
+        warn_utilization: log a warning when this share of `max_connections` is in use, and when it
+            no longer is; None for never.
+        leak_after: a response that is open and has not been read from for this many seconds is
+            reported, and its connection taken back; None for never.
+        leak_stack: remember where each response was opened, for that report. Costs some
+            microseconds a request.
 
     Raises:
         pydantic.ValidationError: (a ValueError) naming each wrong or unknown key.
@@ -172,6 +182,9 @@ class TransportConfig(_Model):
     proxy: Annotated[str, AfterValidator(_check_proxy)] | None = Field(default=None, repr=False)
     uds: Path | None = None
     trust_env: bool = False
+    warn_utilization: Annotated[float, Field(gt=0, le=1)] | None = 0.8
+    leak_after: _Seconds | None = None
+    leak_stack: bool = False
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:

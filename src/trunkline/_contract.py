@@ -76,6 +76,8 @@ class PoolSnapshot:
             "evicted" (to make room for another host), "surplus" (more idle than allowed),
             "ended" (by the peer, or not fit to be used again), "aborted" (its exchange failed, was
             cancelled or not read to its end), "shutdown".
+        waited, wait_total, wait_max: calls that had to wait for a connection and got one, and how
+            many seconds, together and at most.
         origins: the same by origin, e.g. "https://api.example.com".
     """
 
@@ -88,6 +90,9 @@ class PoolSnapshot:
     utilization: float = 0.0
     created: int = 0
     reused: int = 0
+    waited: int = 0
+    wait_total: float = 0.0
+    wait_max: float = 0.0
     closed: Mapping[str, int] = field(default_factory=dict[str, int])
     origins: Mapping[str, OriginSnapshot] = field(default_factory=dict[str, OriginSnapshot])
 
@@ -138,26 +143,26 @@ class Transport(Protocol):
 
     def snapshot(self) -> PoolSnapshot: ...
 
-    async def aclose(self) -> None:
-        """Close every connection. Idempotent. Exchanges under way end with an error."""
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Close every connection. Idempotent; no new request is taken from now on.
+
+        Requests under way may go on for `drain` seconds, then they end with an error.
+        """
         ...
 
 
 # -- what a backend implements under the pool ------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Dial:
-    """The progress of opening one connection; the dialer keeps it up to date.
+class Dial(Protocol):
+    """The progress of opening one connection. The dialer says which step it is at."""
 
-    `phase` names the step under way, which is what a timeout reports. `dns`, `connect` and `tls`
-    are the seconds each finished step took.
-    """
+    @property
+    def phase(self) -> Phase: ...
 
-    phase: Phase = "dns"
-    dns: float | None = None
-    connect: float | None = None
-    tls: float | None = None
+    def begin(self, phase: Phase) -> None:
+        """Enter "dns", "connect", "proxy" or "tls": what a timeout reports, and what is timed."""
+        ...
 
 
 class Attempt(Protocol):

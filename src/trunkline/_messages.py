@@ -126,12 +126,13 @@ class Request:
         timeouts: the fields set on it replace the transport's for this request.
         idempotent: True says that sending it twice equals once. None: decided by the method, and
             an `Idempotency-Key` header.
+        priority: of those who wait for a connection a higher one goes first; equal ones in order.
 
     Raises:
         InvalidRequest: naming the field that is wrong. Nothing was sent.
     """
 
-    __slots__ = ("_target", "content", "headers", "idempotent", "method", "timeouts", "url")
+    __slots__ = ("_target", "content", "headers", "idempotent", "method", "priority", "timeouts", "url")
 
     def __init__(
         self,
@@ -142,6 +143,7 @@ class Request:
         content: Content = None,
         timeouts: Timeouts | None = None,
         idempotent: bool | None = None,
+        priority: int = 0,
     ) -> None:
         if not _TOKEN.match(method):
             raise InvalidRequest("method: it must be a token such as GET (RFC 9110 section 9)")
@@ -152,6 +154,7 @@ class Request:
         self.content = _check_content(content)
         self.timeouts = timeouts
         self.idempotent = idempotent
+        self.priority = priority
         self._check_framing()
 
     @property

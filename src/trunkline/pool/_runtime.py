@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import anyio
-import anyio.lowlevel
 
 
 class Scope(Protocol):
@@ -55,6 +55,16 @@ class Runtime(Protocol):
         """Run `callback` in the loop; from any thread. If the loop is closed, nothing happens."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Run `callback` in the loop after `seconds`."""
+        ...
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run `function` beside everything else; `cancel_spawned` ends it."""
+        ...
+
+    def cancel_spawned(self) -> None: ...
+
 
 def current_loop() -> object:
     """The identity of the running event loop.
@@ -65,7 +75,10 @@ def current_loop() -> object:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        return anyio.lowlevel.current_token()
+        trio: Any = sys.modules.get("trio")
+        if trio is None:
+            raise
+        return trio.lowlevel.current_trio_token()
 
 
 def sniff_loop() -> str | None:
@@ -151,6 +164,7 @@ class _AsyncioRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._spawned: set[asyncio.Future[None]] = set()
 
     def scope(self, seconds: float | None) -> Scope:
         return _AsyncioScope(self._loop, seconds)
@@ -161,6 +175,18 @@ class _AsyncioRuntime:
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, callback)
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.ensure_future(function())
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+
+    def cancel_spawned(self) -> None:
+        for task in self._spawned:
+            task.cancel()
 
 
 class _TrioScope:
@@ -192,6 +218,8 @@ class _TrioRuntime:
 
         self._token = trio.lowlevel.current_trio_token()
         self._finished = trio.RunFinishedError
+        self._spawn = trio.lowlevel.spawn_system_task
+        self._spawned: set[anyio.CancelScope] = set()
 
     def scope(self, seconds: float | None) -> Scope:
         return _TrioScope(seconds)
@@ -204,3 +232,27 @@ class _TrioRuntime:
             self._token.run_sync_soon(callback)
         except self._finished:
             return
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        async def run() -> None:
+            await anyio.sleep(seconds)
+            callback()
+
+        self._spawn(run)
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        scope = anyio.CancelScope()
+
+        async def run() -> None:
+            self._spawned.add(scope)
+            try:
+                with scope:
+                    await function()
+            finally:
+                self._spawned.discard(scope)
+
+        self._spawn(run)
+
+    def cancel_spawned(self) -> None:
+        for scope in list(self._spawned):
+            scope.cancel()

@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trunkline.testing._certificates import Certificates as Certificates
     from trunkline.testing._conformance import TransportConformance as TransportConformance
     from trunkline.testing._llm_server import LLMServer as LLMServer
     from trunkline.testing._mock import MockTransport as MockTransport
 
 _HOME_OF = {
+    "Certificates": "trunkline.testing._certificates",
     "LLMServer": "trunkline.testing._llm_server",
     "MockTransport": "trunkline.testing._mock",
     "TransportConformance": "trunkline.testing._conformance",

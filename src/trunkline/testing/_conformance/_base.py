@@ -7,9 +7,8 @@ states no behaviour, but for what `Rig` checks at the end of each test: nothing 
 from __future__ import annotations
 
 import importlib.util
-import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,10 +18,11 @@ import pytest
 from anyio.abc import TaskGroup
 
 from trunkline._config import Timeouts, Tls, TransportConfig
-from trunkline._contract import Capabilities, PoolSnapshot, Transport
-from trunkline._messages import ConnectionInfo, Request, Response
+from trunkline._contract import Capabilities, Transport
+from trunkline._messages import Request, Response
 from trunkline._registry import capabilities_of, open_transport
 from trunkline.testing._certificates import Certificates
+from trunkline.testing._conformance._helpers import counts, until
 from trunkline.testing._conversation import ReceivedRequest
 from trunkline.testing._servers import Script, ScriptedServer
 
@@ -48,18 +48,6 @@ def needs(*capabilities: str) -> Callable[[Test], Test]:
         return test
 
     return decorate
-
-
-async def until(predicate: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait, on any loop, until `predicate` holds.
-
-    Raises:
-        AssertionError: it did not within `seconds`.
-    """
-    with anyio.move_on_after(seconds) as scope:
-        while not predicate():  # noqa: ASYNC110  # what it waits for is in other threads
-            await anyio.sleep(0.002)
-    assert not scope.cancelled_caught, f"it did not come within {seconds:g} s"
 
 
 class Call:
@@ -196,14 +184,11 @@ class Conformance:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test on every loop of the backend; skip those it has no capability for."""
-        if "anyio_backend" not in metafunc.fixturenames or metafunc.cls is None:
+        if "anyio_backend" not in metafunc.fixturenames:
             return
-        capabilities: Capabilities = metafunc.cls.capabilities()
-        missing = [
-            name
-            for name in getattr(metafunc.function, "needs", ())
-            if not getattr(capabilities, name)
-        ]
+        capabilities = self.capabilities()
+        needed: tuple[str, ...] = getattr(metafunc.function, "needs", ())
+        missing = [name for name in needed if not getattr(capabilities, name)]
         reason = f"backend {capabilities.name!r} has no capability {', '.join(missing)}"
         marks = [pytest.mark.skip(reason=reason)] if missing else []
         loops = [
@@ -223,7 +208,7 @@ class Conformance:
         return TransportConfig(backend=self.backend, **options)
 
     @asynccontextmanager
-    async def transport(self, **options: Any) -> AsyncIterator[Transport]:
+    async def transport(self, **options: Any) -> AsyncGenerator[Transport]:
         """A transport made of config `options`; at the end it is closed, with nothing left."""
         transport = self.open_transport(self.config(**options))
         try:
@@ -243,7 +228,7 @@ class Conformance:
         host: str = "127.0.0.1",
         uds: Path | None = None,
         **options: Any,
-    ) -> AsyncIterator[Rig]:
+    ) -> AsyncGenerator[Rig]:
         """A server that follows `scripts`, and a transport made of config `options`.
 
         At the end the transport is closed, and no connection may be left at the server.
@@ -251,11 +236,12 @@ class Conformance:
         if uds is not None:
             options["uds"] = uds
         server = ScriptedServer(*scripts, tls=context, host=host, uds=uds)
-        failure: BaseException | None = None
+        failure: Exception | None = None
         with anyio.fail_after(PATIENCE), server:
             async with self.transport(**options) as transport:
-                async with anyio.create_task_group() as group:
-                    rig = Rig(transport, server, group)
+                group = anyio.create_task_group()
+                rig = Rig(transport, server, group)
+                async with group:
                     try:
                         yield rig
                     except Exception as error:  # noqa: BLE001  # raised below: the group wraps it
@@ -268,31 +254,9 @@ class Conformance:
             await until(lambda: server.open_connections == 0)
 
     @asynccontextmanager
-    async def secure_rig(self, *scripts: Script, **options: Any) -> AsyncIterator[Rig]:
+    async def secure_rig(self, *scripts: Script, **options: Any) -> AsyncGenerator[Rig]:
         """A rig on https, whose transport trusts the server."""
         with Certificates() as certificates:
             options.setdefault("tls", Tls(ca_file=Path(certificates.ca_file)))
             async with self.rig(*scripts, context=certificates.server_context(), **options) as rig:
                 yield rig
-
-
-def info(response: Response) -> ConnectionInfo:
-    """What the response says of its connection; it has to say it."""
-    assert response.connection is not None
-    return response.connection
-
-
-def counts(now: PoolSnapshot) -> tuple[int, int, int, int, int]:
-    return now.open, now.active, now.idle, now.connecting, now.waiting
-
-
-def closed_port() -> int:
-    """A port of 127.0.0.1 where nobody listens: what was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:
-    """A request body that is produced piece by piece."""
-    for piece in pieces:
-        yield piece

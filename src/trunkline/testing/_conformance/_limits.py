@@ -6,14 +6,8 @@ import pytest
 
 from trunkline._config import Limits, Timeouts
 from trunkline._errors import PoolFull, PoolTimeout
-from trunkline.testing._conformance._base import (
-    Call,
-    Conformance,
-    Rig,
-    closed_port,
-    info,
-    until,
-)
+from trunkline.testing._conformance._base import Call, Conformance, Rig
+from trunkline.testing._conformance._helpers import closed_port, info, until
 from trunkline.testing._script import expect_request, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
 

@@ -9,7 +9,8 @@ import pytest
 
 from trunkline._errors import InvalidRequest, TransportError
 from trunkline._messages import Request, Response
-from trunkline.testing._conformance._base import Conformance, pieces_of
+from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._helpers import pieces_of
 from trunkline.testing._script import drain, expect_head, hold, response, serve
 
 ODD_TARGETS = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trunkline._errors import HTTPStatusError
-from trunkline.testing._conformance._base import Conformance, until
+from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._helpers import until
 from trunkline.testing._script import (
     answer,
     chunk,

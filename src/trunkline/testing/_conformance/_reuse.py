@@ -9,7 +9,8 @@ import pytest
 
 from trunkline._config import Limits
 from trunkline._errors import RemoteProtocolError
-from trunkline.testing._conformance._base import Conformance, info, until
+from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._helpers import info, until
 from trunkline.testing._script import (
     answer,
     close,
@@ -134,14 +135,6 @@ class Reuse(Conformance):
             await rig.fetch()
 
             assert rig.server.connections == 2
-
-    async def test_an_http_1_0_server_may_keep_the_connection(self) -> None:
-        page = response(200, b"page", ("Connection", "keep-alive"), version="HTTP/1.0")
-        async with self.rig(serve(page)) as rig:
-            await rig.fetch()
-            await rig.fetch()
-
-            assert rig.server.connections == 1
 
     @pytest.mark.parametrize("ending", [fin(), close(), rst()], ids=["fin", "close", "rst"])
     async def test_a_connection_that_the_server_closed_is_not_used_again(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 
 from trunkline._config import Limits
-from trunkline.testing._conformance._base import Conformance, counts, info, until
+from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._helpers import counts, info, until
 from trunkline.testing._script import expect_request, pause, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
 

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from trunkline._errors import TransportError
-from trunkline.testing._conformance._base import Conformance, needs, pieces_of, until
+from trunkline.testing._conformance._base import Conformance, needs
+from trunkline.testing._conformance._helpers import pieces_of, until
 from trunkline.testing._script import (
     chunk,
     chunked,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trunkline.testing._conformance._bodies import Bodies
+from trunkline.testing._conformance._cancelling import Cancelling
+from trunkline.testing._conformance._closing import Closing
 from trunkline.testing._conformance._limits import LimitsHold
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
@@ -13,7 +15,16 @@ from trunkline.testing._conformance._warming import Warming
 
 
 class TransportConformance(
-    Requests, Responses, Bodies, Streaming, Reuse, LimitsHold, Snapshots, Warming
+    Requests,
+    Responses,
+    Bodies,
+    Streaming,
+    Reuse,
+    LimitsHold,
+    Snapshots,
+    Warming,
+    Cancelling,
+    Closing,
 ):
     """Every behaviour of the contract, as a test.
 

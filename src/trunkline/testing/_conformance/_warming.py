@@ -6,7 +6,8 @@ import pytest
 
 from trunkline._config import Limits
 from trunkline._errors import ConnectError
-from trunkline.testing._conformance._base import Conformance, closed_port, counts, info, until
+from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._helpers import closed_port, counts, info, until
 from trunkline.testing._script import response, serve
 
 PAGE = response(200, b"page")
