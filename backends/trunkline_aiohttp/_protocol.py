@@ -1,9 +1,9 @@
 """Every touch of aiohttp below its public surface.
 
 This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`) and what of
-them is not documented: `connector._factory`, `ClientRequest`, `set_response_params`, and the
-names `_payload`, `_drain_helper` and `_EXC_SENTINEL`. It does not know Trunkline's contract. A test holds each
-of these to the behaviour relied on, with the lowest and the newest aiohttp supported.
+them is not documented: `connector._factory`, `ClientRequest`, `set_response_params`, and the names
+`_payload`, `_drain_helper` and `_EXC_SENTINEL`. It does not know Trunkline's contract. A test holds
+each of these to the behaviour relied on, with the lowest and the newest aiohttp supported.
 
 Why below `ClientSession`: it costs more than all the rest of a request together.
 """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from time import monotonic
 
 import trunkline.tls
 from trunkline import (
@@ -16,6 +15,7 @@ from trunkline import (
     Dial,
     Dialer,
     Origin,
+    Phase,
     TransportConfig,
     TransportError,
 )
@@ -64,11 +64,9 @@ class _AiohttpDialer:
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         proxy = find_proxy(self._config, origin)
         if self._config.uds is None:
-            began = monotonic()
+            dial.begin("dns")
             await self._resolver.resolve(origin.host if proxy is None else proxy.host)
-            dial.dns = monotonic() - began
-        steps = _Steps(dial, proxied=proxy is not None, tls=origin.is_tls)
-        token = on_protocol_made.set(steps.protocol_made)
+        token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
             opened = await open_socket(self._connector, str(origin), self._tls, proxy)
         except Exception as error:
@@ -77,7 +75,6 @@ class _AiohttpDialer:
             raise connect_error(error, dial, proxied=proxy is not None) from error
         finally:
             on_protocol_made.reset(token)
-        steps.finish()
         protocol = opened.protocol
         assert isinstance(protocol, Handler)
         forward = proxy if proxy is not None and not origin.is_tls else None
@@ -99,20 +96,11 @@ class _Steps:
 
     def __init__(self, dial: Dial, *, proxied: bool, tls: bool) -> None:
         self._dial = dial
-        self._left = ["proxy", "tls"] if proxied and tls else ["tls"]
-        self._tls = tls
-        self._since = monotonic()
-        dial.phase = "connect"
+        self._left: list[Phase] = []
+        if tls:
+            self._left = ["proxy", "tls"] if proxied else ["tls"]
+        dial.begin("connect")
 
-    def protocol_made(self) -> None:
-        now = monotonic()
-        if self._dial.connect is None:
-            self._dial.connect = 0.0
-        self._dial.connect += now - self._since
-        self._since = now
-        if self._tls and self._left:
-            self._dial.phase = "proxy" if self._left.pop(0) == "proxy" else "tls"
-
-    def finish(self) -> None:
-        if self._tls:
-            self._dial.tls = monotonic() - self._since
+    def __call__(self) -> None:
+        if self._left:
+            self._dial.begin(self._left.pop(0))

@@ -7,22 +7,21 @@ know how the stream was opened, or when a connection may be used again by whom.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import httpcore
 import httpx
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from trunkline import Attempt, InvalidRequest, LimitExceeded, RemoteProtocolError, Request
+from trunkline import Attempt, LimitExceeded, RemoteProtocolError, Request
 from trunkline_httpx._httpcore import make_transport, unread
+from trunkline_httpx._message import RequestBody, decode_headers, encode_value
 from trunkline_httpx._network import RECEIVE_SIZE, Stream
 from trunkline_httpx._translate import EXCHANGE, Course, translate
 
-RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
-
-_MAX_FIELDS = 1000
 _MAX_HELD = 256 * 1024
+_MAX_HEADS = 512 * 1024
+_CONTINUE_SECONDS = 1.0
 _ONE_SEGMENT = 16 * 1024
 _URL = httpx.URL("http://origin/")  # what is sent is the extension "target"
 _ORIGIN = httpcore.Origin(b"http", b"origin", 80)
@@ -72,10 +71,11 @@ class Http1Connection:
         attempt.begin("write")
         self._used = True
         body = RequestBody(request, attempt)
-        self._wire.begin(attempt, body)
+        self._wire.begin(request, attempt, body)
         try:
             message = self._message(request, body)
             response = await attempt.wait(self._transport.handle_async_request(message))
+            self._wire.awaits_head = False
             if not body.is_over:
                 await body.aclose()
             return Http1Exchange(self, response, attempt)
@@ -106,10 +106,7 @@ class Http1Connection:
         self._cut_short.append(pieces)
 
     def abort(self) -> None:
-        if self._wire.sending:
-            self._stream.abort()
-        else:
-            self._stream.close()
+        self._wire.close()
 
     def close(self) -> None:
         self._stream.close()
@@ -168,27 +165,6 @@ class Http1Exchange:
             self._connection.cut_short(self._pieces)
 
 
-def encode_value(value: str) -> bytes:
-    """A header value for the wire: space around it is not a part of it (RFC 9110 section 5.5)."""
-    return value.strip(" \t").encode("utf-8", "surrogateescape")
-
-
-def decode_headers(raw_headers: RawHeaders) -> CIMultiDictProxy[str]:
-    """For `Exchange.headers`.
-
-    Raises:
-        LimitExceeded: they are too many.
-    """
-    if len(raw_headers) > _MAX_FIELDS:
-        raise LimitExceeded(f"the response head has more than {_MAX_FIELDS} fields")
-    return CIMultiDictProxy(
-        CIMultiDict(
-            (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
-            for name, value in raw_headers
-        )
-    )
-
-
 def _check_head(head: Http1Exchange) -> None:
     """Refuse what httpcore lets through.
 
@@ -202,121 +178,87 @@ def _check_head(head: Http1Exchange) -> None:
         raise RemoteProtocolError("the response has Transfer-Encoding and Content-Length")
 
 
-class RequestBody(httpx.AsyncByteStream):
-    """The content of a request on its way out. At its end the response is waited for.
-
-    An iterator, not an async generator: one that is dropped half-way leaves nothing to finalize.
-
-    Attributes:
-        size: of content that is bytes.
-        is_streamed: it is an async iterable, and is sent as it is produced.
-        is_over: all of it has been taken.
-        failure: what the caller's iterable raised.
-    """
-
-    def __init__(self, request: Request, attempt: Attempt) -> None:
-        content = request.content
-        self._attempt = attempt
-        self._whole = content if isinstance(content, bytes) and content else None
-        self._pieces: AsyncIterator[bytes] | None = None
-        self._left: int | None = None
-        if content is not None and not isinstance(content, bytes):
-            self._pieces = content.__aiter__()
-            length = request.headers.get("Content-Length")
-            self._left = None if length is None else int(length)
-        self.size = len(self._whole or b"")
-        self.is_streamed = self._pieces is not None
-        self.is_over = False
-        self.failure: Exception | None = None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        whole, self._whole = self._whole, None
-        if whole is not None:
-            return whole
-        if self._pieces is not None:
-            try:
-                return await self._next_piece(self._pieces)
-            except StopAsyncIteration:
-                self._pieces = None
-            except Exception as error:
-                self.failure = error
-                raise
-        self.is_over = True
-        self._attempt.begin("headers")
-        raise StopAsyncIteration
-
-    async def _next_piece(self, pieces: AsyncIterator[object]) -> bytes:
-        while True:
-            try:
-                piece = await pieces.__anext__()
-            except StopAsyncIteration:
-                if self._left:
-                    raise InvalidRequest("content: it is shorter than Content-Length") from None
-                raise
-            if not isinstance(piece, (bytes, bytearray, memoryview)):
-                raise InvalidRequest("content: the async iterable must produce bytes")
-            if self._left is not None:
-                self._left -= len(piece)
-                if self._left < 0:
-                    raise InvalidRequest("content: it is longer than Content-Length")
-            if piece:
-                self._attempt.begin("write")
-                return bytes(piece)
-
-    async def aclose(self) -> None:
-        """The rest is not sent: let the caller's generator clean up."""
-        pieces, self._pieces = self._pieces, None
-        aclose = getattr(pieces, "aclose", None)
-        if aclose is not None:
-            await aclose()
-
-
 class _Wire(httpcore.AsyncNetworkStream):
     """The stream as httpcore sees it, which reports to the attempt under way.
 
     It also listens while it writes: a peer that answers with an error before it has the whole
     request does not want the rest (RFC 9112 section 9.6), and may never read it.
+
+    Attributes:
+        is_sending: the request is not with the operating system yet, not all of it.
+        awaits_head: of the final response.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._attempt: Attempt
         self._body: RequestBody
-        self._join = False
+        self._joins = self._expects = False
         self._head: bytes | None = None
         self._held = b""
+        self._received = 0
         self._failure: Exception | None = None
-        self._ended = False
-        self.sending = False
+        self._has_ended = False
+        self.is_sending = self.awaits_head = False
 
-    def begin(self, attempt: Attempt, body: RequestBody) -> None:
+    def begin(self, request: Request, attempt: Attempt, body: RequestBody) -> None:
         self._attempt = attempt
         self._body = body
-        self.sending = True
-        self._join = 0 < body.size <= _ONE_SEGMENT
+        self._received = 0
+        self.is_sending = self.awaits_head = True
+        self._expects = request.headers.get("Expect", "").lower() == "100-continue"
+        self._joins = 0 < body.size <= _ONE_SEGMENT and not self._expects
 
     def course(self) -> Course:
-        return Course(
-            written=not self.sending, started=self._attempt.response_started, ended=self._ended
-        )
+        return Course(not self.is_sending, self._attempt.response_started, self._has_ended)
+
+    # -- what httpcore asks for --------------------------------------------------------------------
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        if self._join:
-            self._join, self._head = False, buffer
+        if self._joins:
+            self._joins, self._head = False, buffer
             return
         if self._head is not None:
             buffer, self._head = self._head + buffer, None
         try:
             await self._send(memoryview(buffer))
+            if self._expects:
+                self._expects = False
+                await self._wait_for_continue()
         except (OSError, anyio.ClosedResourceError) as error:
             self._failure = error
             raise httpcore.WriteError from error
+        self.is_sending = not self._body.is_over
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        data, self._held = self._held, b""
+        if not data:
+            try:
+                data = await self._stream.receive(max_bytes)
+            except (OSError, anyio.ClosedResourceError) as error:
+                raise httpcore.ReadError from error
+        if self.awaits_head:
+            self._count(data)
+        if not data:
+            if self._failure is not None:
+                # A reset that the write met looks like a proper end here, and is none.
+                raise httpcore.ReadError from self._failure
+            self._has_ended = True
+        return data
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.is_sending:
+            self._stream.abort()  # or the system goes on sending what it has of the request
+        else:
+            self._stream.close()
+
+    # -- the steps -----------------------------------------------------------------------------
 
     async def _send(self, rest: memoryview) -> None:
-        attempt, stream, blocked = self._attempt, self._stream, False
+        attempt, stream, is_blocked = self._attempt, self._stream, False
         if self._body.is_streamed and attempt.bytes_sent:
             self._listen()
         while True:
@@ -324,14 +266,19 @@ class _Wire(httpcore.AsyncNetworkStream):
             if sent:
                 attempt.bytes_sent += sent
                 rest = rest[sent:]
-                if blocked:
+                if is_blocked:
                     attempt.begin("write")
             if not rest and stream.flush_nowait():
-                break
+                return
             self._listen()
             await (stream.wait_either() if len(self._held) < _MAX_HELD else stream.wait_writable())
-            blocked = True
-        self.sending = not self._body.is_over
+            is_blocked = True
+
+    async def _wait_for_continue(self) -> None:
+        # No longer than curl does: RFC 9110 section 10.1.1 says not to wait for ever.
+        with anyio.move_on_after(_CONTINUE_SECONDS):
+            await self._stream.wait_readable()
+        self._listen()
 
     def _listen(self) -> None:
         """Take in what the peer says already.
@@ -345,32 +292,17 @@ class _Wire(httpcore.AsyncNetworkStream):
         if data is None:
             return
         self._held += data
-        self._attempt.response_started = bool(self._held)
+        if self._held:
+            self._attempt.response_started = True
         if not data or _is_refusal(self._held):
             raise httpcore.WriteError
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        data, self._held = self._held, b""
-        if data:
-            return data
-        try:
-            data = await self._stream.receive(max_bytes)
-        except (OSError, anyio.ClosedResourceError) as error:
-            raise httpcore.ReadError from error
+    def _count(self, data: bytes) -> None:
         if data:
             self._attempt.response_started = True
-        elif self._failure is not None:
-            # A reset that the write met looks like a proper end here, and is none.
-            raise httpcore.ReadError from self._failure
-        else:
-            self._ended = True
-        return data
-
-    async def aclose(self) -> None:
-        if self.sending:
-            self._stream.abort()
-        else:
-            self._stream.close()
+        self._received += len(data)
+        if self._received > _MAX_HEADS:
+            raise LimitExceeded("interim (1xx) responses without end")
 
 
 def _is_refusal(received: bytes) -> bool:

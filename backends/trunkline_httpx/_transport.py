@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from importlib.util import find_spec
-from time import monotonic
-from typing import Any
 
 import anyio
 import httpx
@@ -36,7 +34,7 @@ from trunkline.proxy import Proxy, find_proxy
 from trunkline.tls import make_ssl_context
 from trunkline_httpx._connect import open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
-from trunkline_httpx._network import SocketStream, Stream, TLSStream
+from trunkline_httpx._network import Stream, TLSStream
 from trunkline_httpx._proxy import HAS_SOCKS, SOCKS_REMEDY, open_socks, open_tunnel
 from trunkline_httpx._translate import OPENING, Course, translate
 
@@ -126,7 +124,8 @@ class HttpxDialer:
 
     async def _open_socket(self, origin: Origin, proxy: Proxy | None, dial: Dial) -> Stream:
         if self._config.uds is not None:
-            return await _timed_connect(open_unix(str(self._config.uds)), dial)
+            dial.begin("connect")
+            return await open_unix(str(self._config.uds))
         if proxy is None:
             return await self._open_tcp(origin.host, origin.port, dial)
         try:
@@ -135,11 +134,10 @@ class HttpxDialer:
             raise ProxyError(f"the proxy cannot be reached: {error}") from error
 
     async def _open_tcp(self, host: str, port: int, dial: Dial) -> Stream:
-        dial.phase = "dns"
-        started = monotonic()
+        dial.begin("dns")
         addresses = await self._resolver.resolve(host)
-        dial.dns = monotonic() - started
-        return await _timed_connect(open_tcp(addresses, port), dial)
+        dial.begin("connect")
+        return await open_tcp(addresses, port)
 
     async def _pass(self, proxy: Proxy, stream: Stream, origin: Origin, dial: Dial) -> Stream:
         """From an open connection to the proxy to one that the origin's bytes go over."""
@@ -147,7 +145,7 @@ class HttpxDialer:
             if proxy.scheme == "https":
                 tls = make_ssl_context(self._config.tls)
                 stream = await _start_tls(stream, tls, proxy.host, dial)
-            dial.phase = "proxy"
+            dial.begin("proxy")
             if proxy.is_socks:
                 await self._pass_socks(proxy, stream, origin)
             elif origin.is_tls:
@@ -167,19 +165,10 @@ class HttpxDialer:
         await open_socks(stream, proxy, host, origin.port)
 
 
-async def _timed_connect(opening: Coroutine[Any, Any, SocketStream], dial: Dial) -> SocketStream:
-    dial.phase = "connect"
-    started = monotonic()
-    stream = await opening
-    dial.connect = monotonic() - started
-    return stream
-
-
 async def _start_tls(
     stream: Stream, context: ssl.SSLContext, hostname: str, dial: Dial
 ) -> TLSStream:
-    dial.phase = "tls"
-    started = monotonic()
+    dial.begin("tls")
     try:
         tls = TLSStream(stream, context, hostname)
         await tls.handshake()
@@ -189,5 +178,4 @@ async def _start_tls(
             raise
         failure.phase = "tls"
         raise failure from error
-    dial.tls = monotonic() - started
     return tls

@@ -110,6 +110,9 @@ if TYPE_CHECKING:
         NetworkError as NetworkError,
     )
     from trunkline._errors import (
+        Phase as Phase,
+    )
+    from trunkline._errors import (
         PoolFull as PoolFull,
     )
     from trunkline._errors import (
@@ -157,6 +160,8 @@ if TYPE_CHECKING:
     from trunkline._errors import (
         WriteTimeout as WriteTimeout,
     )
+    from trunkline._events import Event as Event
+    from trunkline._events import Observer as Observer
     from trunkline._messages import (
         BodyStream as BodyStream,
     )
@@ -194,9 +199,10 @@ _HOMES = {
     "trunkline._errors": "BackendUnavailable BodyTruncated CertificateError ConnectError "
     "ConnectTimeout ConnectionFailed DNSError DeadlineExceeded DecodeError DecompressionLimit "
     "EgressDenied GoAway HTTPStatusError HeadersTimeout InvalidRequest LimitExceeded NetworkError "
-    "PoolFull PoolTimeout ProxyError ReadError ReadTimeout RemoteDisconnected RemoteProtocolError "
-    "StreamRefused StreamReset TLSError TransportClosed TransportError TransportTimeout "
+    "Phase PoolFull PoolTimeout ProxyError ReadError ReadTimeout RemoteDisconnected "
+    "RemoteProtocolError StreamRefused StreamReset TLSError TransportClosed TransportError TransportTimeout "
     "UnsupportedOption WriteError WriteTimeout",
+    "trunkline._events": "Event Observer",
     "trunkline._messages": "BodyStream ConnectionInfo Origin Request Response Timings",
     "trunkline._registry": "available_backends open_transport",
     "trunkline._sse": "ServerSentEvent",

@@ -7,7 +7,7 @@ everything it sends goes through a `Transport`, chosen by config or given.
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlencode
@@ -17,10 +17,12 @@ from yarl import URL
 
 from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import PoolSnapshot, Transport
-from trunkline._errors import InvalidRequest
+from trunkline._errors import InvalidRequest, UnsupportedOption
+from trunkline._events import Observer
 from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers, parse_url
 from trunkline._registry import choose
 from trunkline._version import __version__
+from trunkline.pool import PooledTransport, make_runtime
 
 Params: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | None
 
@@ -63,6 +65,7 @@ class Client:
             parse_url(self._base_url)
         self._headers = _defaults()
         self._headers.update(make_headers(headers))
+        self._retired: set[Transport] = set()
         if transport is not None:
             self.transport = transport
             self.backend_reason = f"{transport.capabilities.name}: the transport was given"
@@ -188,9 +191,50 @@ class Client:
         """
         return await self.transport.warm(self._join(str(url), None), connections)
 
-    async def aclose(self) -> None:
-        """Close the transport; see `Transport.aclose`."""
-        await self.transport.aclose()
+    async def reconfigure(self, config: TransportConfig, *, drain: float = 3600.0) -> None:
+        """Send every request from now on through a transport made of `config`.
+
+        Requests and responses under way finish on the old one, which takes no new ones, closes each
+        connection when it is done, and after `drain` seconds whatever is left.
+
+        Raises:
+            BackendUnavailable, UnsupportedOption: as `open_transport`; then nothing has changed.
+        """
+        old = self.transport
+        self.transport, self.backend_reason = choose(config)
+        self._retired.add(old)
+
+        async def close_old() -> None:
+            await old.aclose(drain)
+            self._retired.discard(old)
+
+        make_runtime().spawn(close_old)
+
+    def flush_dns(self, host: str | None = None) -> None:
+        """Forget the addresses of `host`, or of every host.
+
+        Raises:
+            UnsupportedOption: the transport resolves names by itself.
+        """
+        if not isinstance(self.transport, PooledTransport):
+            raise UnsupportedOption(f"flush_dns: {self.backend} resolves names by itself")
+        self.transport.flush_dns(host)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` told of every event from now on; the function returned ends it.
+
+        Raises:
+            UnsupportedOption: the transport has no events.
+        """
+        if not isinstance(self.transport, PooledTransport):
+            raise UnsupportedOption(f"observe: {self.backend} has no events")
+        return self.transport.observe(observer)
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Close the transport, and those retired by `reconfigure`; see `Transport.aclose`."""
+        await self.transport.aclose(drain)
+        for old in list(self._retired):
+            await old.aclose()
 
     async def __aenter__(self) -> Self:
         return self

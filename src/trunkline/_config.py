@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -16,9 +17,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
+    ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from yarl import URL
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,6 +34,48 @@ class _Model(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True
     )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            details = error.errors()
+            if not any(map(_is_unknown_key, details)):
+                raise
+            title = error.title
+        # Outside the except block, or the error without the suggestion would be shown as well.
+        keys = _paths_of_keys(cls)
+        raise ValidationError.from_exception_data(
+            title, [_suggest(detail, keys) for detail in details], hide_input=True
+        )
+
+
+def _is_unknown_key(detail: ErrorDetails) -> bool:
+    # Deeper ones were seen to by their own model.
+    return detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1
+
+
+def _suggest(detail: ErrorDetails, keys: dict[str, str]) -> InitErrorDetails:
+    message = detail["msg"]
+    if _is_unknown_key(detail):
+        for near in get_close_matches(str(detail["loc"][0]), keys, n=1, cutoff=0.7):
+            message += f"; did you mean {keys[near]}?"
+    # The texts are pydantic's and ours, not the input's, so they may stand for literals.
+    kind = PydanticCustomError(detail["type"], message, detail.get("ctx"))  # pyright: ignore[reportArgumentType]
+    return InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"])
+
+
+def _paths_of_keys(model: type[_Model]) -> dict[str, str]:
+    """The model's keys and those of its tables, e.g. max_waiting: "limits.max_waiting"."""
+    tables = {
+        name: field.annotation
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Model)
+    }
+    nested = {key: f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
+    return nested | {name: name for name in model.model_fields}
 
 
 class Limits(_Model):

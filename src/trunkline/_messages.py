@@ -132,7 +132,16 @@ class Request:
         InvalidRequest: naming the field that is wrong. Nothing was sent.
     """
 
-    __slots__ = ("_target", "content", "headers", "idempotent", "method", "priority", "timeouts", "url")
+    __slots__ = (
+        "_target",
+        "content",
+        "headers",
+        "idempotent",
+        "method",
+        "priority",
+        "timeouts",
+        "url",
+    )
 
     def __init__(
         self,

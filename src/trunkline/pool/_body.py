@@ -1,25 +1,42 @@
 """The body of a response that holds a lease: read through the exchange, given back at every exit.
 
-This module knows when a lease ends. It does not know how bytes are read or decoded.
+This module knows when a lease ends, and which bodies nobody reads. It does not know how bytes are
+read or decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from trunkline._contract import Exchange
-from trunkline._errors import TransportClosed, TransportError
-from trunkline._messages import Timings
+from trunkline._errors import ReadError, TransportClosed, TransportError
+from trunkline._messages import Origin, Timings
 from trunkline.pool._pool import Lease, Pool
 from trunkline.pool._runtime import Runtime
+from trunkline.pool._watch import Watch
+
+logger = logging.getLogger("trunkline.leaks")
 
 
 class LeasedBody:
     """A `BodyStream` on an exchange; the single owner of the lease from the head on."""
 
-    __slots__ = ("_annotate", "_exchange", "_head_at", "_lease", "_pool", "_runtime", "_started",
-                 "_timings")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_annotate",
+        "_exchange",
+        "_head_at",
+        "_leaks",
+        "_lease",
+        "_pool",
+        "_runtime",
+        "_started",
+        "_timings",
+        "_watch",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -30,6 +47,8 @@ class LeasedBody:
         timings: Timings,
         started: float,
         annotate: Callable[[TransportError], None],
+        watch: Watch | None,
+        leaks: Leaks | None,
     ) -> None:
         self._exchange = exchange
         self._lease: Lease | None = lease
@@ -39,27 +58,40 @@ class LeasedBody:
         self._started = started
         self._head_at = monotonic()
         self._annotate = annotate
+        self._watch = watch
+        self._leaks = leaks
 
     async def read(self) -> bytes:
         if self._lease is None:
-            return b""
+            if self._timings.total is not None:
+                return b""
+            raise self._no_longer_ours()
+        if self._leaks is not None:
+            return await self._leaks.watched(self, self._read)
+        return await self._read()
+
+    async def _read(self) -> bytes:
         try:
             piece = await self._exchange.read()
         except TransportError as error:
-            self.close()
             self._annotate(error)
+            self._give_up(error)
             if self._pool.is_closed:
-                raise self._closed_under_us() from error
+                raise self._no_longer_ours() from error
             raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._give_up(error)
             raise
         if not piece:
             self._end()
         return piece
 
-    def _closed_under_us(self) -> TransportClosed:
-        error = TransportClosed("the transport was closed while the body was being read")
+    def _no_longer_ours(self) -> TransportError:
+        error: TransportError
+        if self._pool.is_closed:
+            error = TransportClosed("the transport was closed while the body was being read")
+        else:
+            error = ReadError("the response was not read for leak_after seconds, and taken back")
         self._annotate(error)
         return error
 
@@ -70,15 +102,109 @@ class LeasedBody:
             self._timings.receive = now - self._head_at
             self._timings.total = now - self._started
             lease.release()
+            self._tell_end()
 
-    def close(self) -> None:
+    def _tell_end(self, error: BaseException | None = None) -> None:
+        if self._leaks is not None:
+            self._leaks.forget(self)
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return
+        if error is not None:
+            watch.fail(error)
+        else:
+            watch.end("request")
+
+    def _give_up(self, error: BaseException | None) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
             self._exchange.close()
             self._pool.abort(lease)
+            self._tell_end(error)
+
+    def close(self) -> None:
+        self._give_up(None)
 
     def abandon(self) -> None:
-        self._runtime.call_soon_threadsafe(self.close)
+        self._runtime.call_soon_threadsafe(self._reclaim_dropped)
+
+    def _reclaim_dropped(self) -> None:
+        if self._lease is not None:
+            report(self, "was dropped without being closed", self._leaks)
+            self.close()
 
     def annotate(self, error: TransportError) -> None:
         self._annotate(error)
+
+
+class _Open:
+    """A body that is open: since when nobody reads it (None while somebody does), and whose."""
+
+    __slots__ = ("origin", "stack", "unread_since")
+
+    def __init__(self, origin: Origin, stack: str) -> None:
+        self.origin = origin
+        self.stack = stack
+        self.unread_since: float | None = monotonic()
+
+
+class Leaks:
+    """The open bodies of one pool; finds those that nobody reads.
+
+    Args:
+        after: seconds without a read after which a body is taken back; None for never.
+        with_stack: remember where each was opened.
+    """
+
+    def __init__(self, after: float | None, *, with_stack: bool) -> None:
+        self._after = after
+        self._with_stack = with_stack
+        self._open: dict[LeasedBody, _Open] = {}
+
+    def add(self, body: LeasedBody, origin: Origin) -> None:
+        stack = "".join(traceback.format_stack(limit=12)[:-4]) if self._with_stack else ""
+        self._open[body] = _Open(origin, stack)
+
+    def forget(self, body: LeasedBody) -> None:
+        self._open.pop(body, None)
+
+    def about(self, body: LeasedBody) -> _Open | None:
+        return self._open.get(body)
+
+    async def watched(self, body: LeasedBody, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        entry = self._open.get(body)
+        if entry is None:
+            return await read()
+        entry.unread_since = None
+        try:
+            return await read()
+        finally:
+            entry.unread_since = monotonic()
+
+    def reclaim(self) -> float | None:
+        """Take back what nobody reads; return the seconds until the next may be due."""
+        if self._after is None:
+            return None
+        now, next_due = monotonic(), self._after
+        for body, entry in list(self._open.items()):
+            if entry.unread_since is None:
+                continue
+            left = entry.unread_since + self._after - now
+            if left <= 0:
+                report(body, f"has not been read for {self._after:g} s", self)
+                body.close()
+            else:
+                next_due = min(next_due, left)
+        return next_due
+
+
+def report(body: LeasedBody, what: str, leaks: Leaks | None) -> None:
+    """Log a leaked response, with where it was opened if that is known."""
+    entry = leaks.about(body) if leaks is not None else None
+    origin = f" from {entry.origin}" if entry is not None else ""
+    stack = (
+        f"; it was opened at:\n{entry.stack}"
+        if entry is not None and entry.stack
+        else ("; leak_stack=True tells where it was opened")
+    )
+    logger.warning("a response%s %s; its connection is taken back%s", origin, what, stack)

@@ -11,62 +11,67 @@ a free slot. The holder of a slot dials and calls `attach`. `Lease.release` ends
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from itertools import count
+from math import inf
+from random import uniform
 from time import monotonic
 
 from trunkline._config import Limits
 from trunkline._contract import Connection, OriginSnapshot, PoolSnapshot
 from trunkline._errors import PoolFull, PoolTimeout, TransportClosed
 from trunkline._messages import Origin
-from trunkline.pool._runtime import Runtime, Waiter
+from trunkline.pool._alarm import Alarm
+from trunkline.pool._queue import Queue, Ticket
+from trunkline.pool._runtime import Runtime
+
+_AGE_JITTER = 0.1
 
 
 class Pooled:
     """A connection with its history.
 
-    `active` counts the exchanges on it now, `exchanges` all there were.
+    `active` counts the exchanges on it now, `exchanges` all there were; `expiry` is how long it may
+    sit idle, `retire_at` when it is too old; times are of the monotonic clock.
     """
 
-    __slots__ = ("active", "closed", "connection", "created", "exchanges", "id", "idle_since",
-                 "origin")  # fmt: skip
+    __slots__ = ("active", "closed", "connection", "created", "exchanges", "expiry", "id",
+                 "idle_since", "leased_at", "origin", "retire_at")  # fmt: skip
 
-    def __init__(self, identity: int, origin: OriginState, connection: Connection) -> None:
+    def __init__(
+        self, identity: int, origin: OriginState, connection: Connection, limits: Limits
+    ) -> None:
         self.id = identity
         self.origin = origin
         self.connection = connection
-        self.created = self.idle_since = monotonic()
+        self.created = self.idle_since = self.leased_at = monotonic()
         self.active = 0
         self.exchanges = 0
         self.closed = False
+        self.expiry = inf if limits.keepalive_expiry is None else limits.keepalive_expiry
+        age = limits.max_connection_age
+        self.retire_at = (
+            inf if age is None else self.created + age * uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
+        )
 
 
 class OriginState:
     """The connections to one origin, and who waits for one."""
 
-    __slots__ = ("busy", "connecting", "idle", "multiplexes", "name", "waiting")
+    __slots__ = ("busy", "connecting", "idle", "keeps_ready", "multiplexes", "name", "waiting")
 
-    def __init__(self, name: Origin, multiplexes: bool) -> None:
+    def __init__(self, name: Origin, *, multiplexes: bool, keeps_ready: bool) -> None:
         self.name = name
         self.idle: OrderedDict[Pooled, None] = OrderedDict()  # newest last
         self.busy: dict[Pooled, None] = {}
         self.connecting = 0
-        self.waiting: OrderedDict[_Ticket, None] = OrderedDict()
+        self.waiting = Queue()
         self.multiplexes = multiplexes
+        self.keeps_ready = keeps_ready
 
     @property
     def held(self) -> int:
         return len(self.idle) + len(self.busy) + self.connecting
-
-
-class _Ticket:
-    """A place in the queue; `lease` is set before the waiter is woken."""
-
-    __slots__ = ("lease", "number", "waiter")
-
-    def __init__(self, number: int, waiter: Waiter) -> None:
-        self.number = number
-        self.waiter = waiter
-        self.lease: Lease | None = None
 
 
 class Lease:
@@ -90,7 +95,7 @@ class Lease:
             TransportClosed: the pool was closed meanwhile, and the connection with it.
         """
         pool = self._pool
-        if pool is None:
+        if pool is None or pool.is_closed:
             connection.close()
             raise TransportClosed(
                 "the transport was closed while a connection was being opened", phase="connect"
@@ -106,19 +111,35 @@ class Lease:
 
 
 class Pool:
-    """Connections to many origins under one set of limits, on one event loop."""
+    """Connections to many origins under one set of limits, on one event loop.
 
-    def __init__(self, limits: Limits, runtime: Runtime, *, multiplexes: bool = False) -> None:
+    Args:
+        multiplexes: expect a connection over TLS to carry many exchanges, until one does not.
+        on_change: called with a connection when it was opened or closed, and then why.
+        on_short: called with an origin that has fewer idle connections than it should.
+        alarm: told when the pool is nearly used up.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        runtime: Runtime,
+        *,
+        multiplexes: bool = False,
+        on_change: Callable[[Pooled, str | None], None] | None = None,
+        on_short: Callable[[Origin], None] | None = None,
+        alarm: Alarm | None = None,
+    ) -> None:
         self._limits = limits
-        self._max_open = limits.max_connections or float("inf")
-        self._max_per_host = limits.max_connections_per_host or float("inf")
-        self._max_idle = (
-            float("inf")
-            if limits.max_keepalive_connections is None
-            else limits.max_keepalive_connections
-        )
+        self._max_open = limits.max_connections or inf
+        self._max_per_host = limits.max_connections_per_host or inf
+        most_idle = limits.max_keepalive_connections
+        self._max_idle = inf if most_idle is None else most_idle
         self._runtime = runtime
         self._multiplexes = multiplexes
+        self._on_change = on_change
+        self._on_short = on_short
+        self._alarm = alarm or Alarm(None, None)
         self._origins: dict[Origin, OriginState] = {}
         self._queues: dict[OriginState, None] = {}
         self._idle: OrderedDict[Pooled, None] = OrderedDict()  # over all origins, newest last
@@ -126,7 +147,12 @@ class Pool:
         self._numbers = count()
         self._created = 0
         self._reused = 0
+        self._waited = 0
+        self._wait_total = 0.0
+        self._wait_max = 0.0
         self._closed_by: Counter[str] = Counter()
+        self._surplus = "surplus"
+        self._on_drained: Callable[[], None] | None = None
         self.is_closed = False
 
     # -- getting a lease -----------------------------------------------------------------------
@@ -139,15 +165,20 @@ class Pool:
         """
         if self.is_closed:
             raise TransportClosed("the transport is closed")
-        state = self._origins.get(origin)
-        if state is None:
-            multiplexes = self._multiplexes and origin.is_tls
-            state = self._origins[origin] = OriginState(origin, multiplexes)
-        if state.waiting:
+        state = self._origins.get(origin) or self._add_origin(origin)
+        if len(state.waiting):
             return None
         return self._take(state, fresh=fresh)
 
-    async def wait(self, origin: Origin, seconds: float | None) -> Lease:
+    def _add_origin(self, origin: Origin) -> OriginState:
+        state = self._origins[origin] = OriginState(
+            origin,
+            multiplexes=self._multiplexes and origin.is_tls,
+            keeps_ready=self._limits.min_idle_connections > 0,
+        )
+        return state
+
+    async def wait(self, origin: Origin, seconds: float | None, priority: int = 0) -> Lease:
         """Queue for a lease, after `acquire_nowait` gave none.
 
         Raises:
@@ -157,40 +188,52 @@ class Pool:
         """
         state = self._origins[origin]
         self._refuse_when_full()
-        ticket = _Ticket(next(self._numbers), self._runtime.waiter())
-        state.waiting[ticket] = None
+        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter())
+        self._alarm.exhausted(self.in_use, self.waiting + 1)
+        since = monotonic()
+        state.waiting.push(ticket)
         self._queues[state] = None
         try:
             with self._runtime.scope(seconds):
                 await ticket.waiter.wait()
         except BaseException:
+            self._leave_queue(state, ticket)
             if ticket.lease is not None:
                 ticket.lease.release()
             raise
-        finally:
-            self._leave_queue(state, ticket)
         if ticket.lease is not None:
+            self._count_wait(monotonic() - since)
             return ticket.lease
+        told = self._in_numbers()
+        self._leave_queue(state, ticket)
         if self.is_closed:
             raise TransportClosed("the transport was closed while the call waited", phase="pool")
-        raise PoolTimeout(f"no connection became free within {seconds:g} s: {self._in_numbers()}")
+        raise PoolTimeout(f"no connection became free within {seconds:g} s: {told}")
 
     def _refuse_when_full(self) -> None:
         most = self._limits.max_waiting
         if most is not None and self.waiting >= most:
-            raise PoolFull(f"{self.waiting} calls wait already, max_waiting is {most}: "
-                           f"{self._in_numbers()}")  # fmt: skip
+            raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
 
-    def _leave_queue(self, state: OriginState, ticket: _Ticket) -> None:
-        state.waiting.pop(ticket, None)
-        if not state.waiting:
+    def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
+        state.waiting.remove(ticket)
+        if not len(state.waiting):
             self._queues.pop(state, None)
         self._forget_if_unused(state)
 
+    def _count_wait(self, seconds: float) -> None:
+        self._waited += 1
+        self._wait_total += seconds
+        self._wait_max = max(self._wait_max, seconds)
+
     def _in_numbers(self) -> str:
         now = self.snapshot()
-        return (f"{now.active} active, {now.idle} idle, {now.connecting} connecting, "
-                f"{now.waiting} waiting, max_connections {now.max_connections}")  # fmt: skip
+        oldest = min((p.leased_at for s in self._origins.values() for p in s.busy), default=None)
+        held = "" if oldest is None else f" (the longest for {monotonic() - oldest:.1f} s)"
+        return (
+            f"{now.active} connections active{held}, {now.idle} idle, {now.connecting} connecting; "
+            f"{now.waiting} calls waiting; max_connections {now.max_connections}"
+        )
 
     # -- giving ----------------------------------------------------------------------------------
 
@@ -202,15 +245,36 @@ class Pool:
                 return self._lend(pooled)
         if not self._may_open(state):
             return None
+        return self._slot(state)
+
+    def _slot(self, state: OriginState) -> Lease:
         state.connecting += 1
         self._held += 1
+        if self._held - len(self._idle) >= self._alarm.line:
+            self._alarm.rise(self.in_use, self.waiting)
         return Lease(self, state, None)
+
+    def reserve(self, origin: Origin) -> Lease | None:
+        """A slot to open a spare connection on, if that takes nothing from anybody."""
+        state = self._origins.get(origin)
+        if self.is_closed or state is None or self._queues or self._held >= self._max_open:
+            return None
+        spare = len(state.idle) + state.connecting
+        if state.held >= self._max_per_host or spare >= self._limits.min_idle_connections:
+            return None
+        return self._slot(state)
 
     def _lend(self, pooled: Pooled) -> Lease:
         lease = Lease(self, pooled.origin, pooled)
+        if not pooled.active:
+            pooled.leased_at = monotonic()
         pooled.active += 1
         if lease.reused:
             self._reused += 1
+        if pooled.origin.keeps_ready:
+            self._refill(pooled.origin)
+        if self._held - len(self._idle) >= self._alarm.line:
+            self._alarm.rise(self.in_use, self.waiting)
         return lease
 
     def _newest_idle(self, state: OriginState) -> Pooled | None:
@@ -238,11 +302,9 @@ class Pool:
         if not pooled.connection.is_usable():
             return "ended"
         now = monotonic()
-        limits = self._limits
-        oldest, longest = limits.max_connection_age, limits.keepalive_expiry
-        if oldest is not None and now - pooled.created >= oldest:
+        if now >= pooled.retire_at:
             return "aged"
-        if longest is not None and not pooled.active and now - pooled.idle_since >= longest:
+        if not pooled.active and now - pooled.idle_since >= pooled.expiry:
             return "expired"
         return None
 
@@ -265,7 +327,7 @@ class Pool:
         """
         for pooled in self._idle:
             other = pooled.origin
-            if other is state or not other.waiting or state.held < other.held:
+            if other is state or not len(other.waiting) or state.held < other.held:
                 self._close(pooled, "evicted")
                 return True
         return False
@@ -273,9 +335,13 @@ class Pool:
     def attach(self, state: OriginState, connection: Connection) -> Pooled:
         state.connecting -= 1
         self._created += 1
-        pooled = Pooled(self._created, state, connection)
+        pooled = Pooled(self._created, state, connection, self._limits)
         pooled.active = 1
         state.busy[pooled] = None
+        if self._on_change is not None:
+            self._on_change(pooled, None)
+        if state.keeps_ready:
+            self._refill(state)
         if state.multiplexes:
             state.multiplexes = connection.max_exchanges > 1
             self._serve_waiting()
@@ -293,8 +359,12 @@ class Pool:
             self._end_exchange(state, pooled)
         self._serve_waiting()
         while len(self._idle) > self._max_idle:
-            self._close(next(iter(self._idle)), "surplus")
+            self._close(next(iter(self._idle)), self._surplus)
         self._forget_if_unused(state)
+        if self._alarm.is_on and self.in_use < self._alarm.line:
+            self._alarm.fall(self.in_use, self.waiting)
+        if self._on_drained is not None and not self._held:
+            self._on_drained()
 
     def _end_exchange(self, state: OriginState, pooled: Pooled) -> None:
         pooled.active -= 1
@@ -318,6 +388,10 @@ class Pool:
         self._held -= 1
         self._closed_by[reason] += 1
         pooled.connection.close()
+        if self._on_change is not None:
+            self._on_change(pooled, reason)
+        if state.keeps_ready:
+            self._refill(state)
 
     def abort(self, lease: Lease) -> None:
         """End a lease whose exchange did not end well; its connection is not used again."""
@@ -333,22 +407,52 @@ class Pool:
             pass
 
     def _serve_one(self) -> bool:
-        queues = self._queues
-        in_order = list(queues) if len(queues) == 1 else sorted(queues, key=_oldest_ticket)
-        for state in in_order:
+        queues: Iterable[OriginState] = self._queues
+        if len(self._queues) > 1:
+            queues = sorted(queues, key=lambda state: state.waiting.first().rank)
+        for state in queues:
             lease = self._take(state)
             if lease is not None:
-                ticket, _ = state.waiting.popitem(last=False)
-                if not state.waiting:
-                    del queues[state]
+                ticket = state.waiting.first()
+                state.waiting.remove(ticket)
+                if not len(state.waiting):
+                    del self._queues[state]
                 ticket.lease = lease
                 ticket.waiter.set()
                 return True
         return False
 
     def _forget_if_unused(self, state: OriginState) -> None:
-        if not state.held and not state.waiting:
+        if not state.held and not len(state.waiting) and not state.keeps_ready:
             self._origins.pop(state.name, None)
+
+    # -- keeping house -----------------------------------------------------------------------------
+
+    def _refill(self, state: OriginState) -> None:
+        spare = len(state.idle) + state.connecting
+        if self._on_short is not None and spare < self._limits.min_idle_connections:
+            self._on_short(state.name)
+
+    def tidy(self) -> float | None:
+        """Close what may not be used again and see that enough is ready.
+
+        Returns:
+            Seconds until it is due again; None when there is nothing to watch.
+        """
+        if self.is_closed:
+            return None
+        for pooled in list(self._idle):
+            reason = self._unfit(pooled)
+            if reason is not None:
+                self._close(pooled, reason)
+                self._forget_if_unused(pooled.origin)
+        for state in list(self._origins.values()):
+            if state.keeps_ready:
+                self._refill(state)
+        now = monotonic()
+        due = (min(p.idle_since + p.expiry, p.retire_at) - now for p in self._idle)
+        watched = bool(self._idle) or any(s.keeps_ready for s in self._origins.values())
+        return min(due, default=inf) if watched else None
 
     # -- seeing and ending -------------------------------------------------------------------------
 
@@ -356,18 +460,15 @@ class Pool:
     def waiting(self) -> int:
         return sum(len(state.waiting) for state in self._queues)
 
+    @property
+    def in_use(self) -> int:
+        """Connections that are active or being opened."""
+        return self._held - len(self._idle)
+
     def idle_to(self, origin: Origin) -> int:
         """How many connections to `origin` are open and idle."""
         state = self._origins.get(origin)
         return len(state.idle) if state is not None else 0
-
-    def drop_unfit(self) -> None:
-        """Close the idle connections that may not be used again."""
-        for pooled in list(self._idle):
-            reason = self._unfit(pooled)
-            if reason is not None:
-                self._close(pooled, reason)
-                self._forget_if_unused(pooled.origin)
 
     def snapshot(self) -> PoolSnapshot:
         origins = {str(s.name): _origin_snapshot(s) for s in self._origins.values()}
@@ -384,26 +485,43 @@ class Pool:
             utilization=(active + connecting) / most if most else 0.0,
             created=self._created,
             reused=self._reused,
+            waited=self._waited,
+            wait_total=self._wait_total,
+            wait_max=self._wait_max,
             closed=dict(self._closed_by),
             origins=origins,
         )
+
+    def retire(self) -> None:
+        """Let what is under way finish, and keep nothing: a connection closes when it is done."""
+        self._max_idle = 0
+        self._surplus = "shutdown"
+        for state in self._origins.values():
+            state.keeps_ready = False
+        for pooled in list(self._idle):
+            self._close(pooled, "shutdown")
+            self._forget_if_unused(pooled.origin)
+
+    async def drained(self, seconds: float) -> None:
+        """Wait until nothing is leased, `seconds` at most. The pool has been retired."""
+        if self._held:
+            waiter = self._runtime.waiter()
+            self._on_drained = waiter.set
+            with self._runtime.scope(seconds):
+                await waiter.wait()
 
     def close(self) -> None:
         """Close every connection and send every waiting call away. Synchronous, idempotent."""
         if self.is_closed:
             return
+        self.retire()
         self.is_closed = True
         for state in self._origins.values():
-            for pooled in [*state.idle, *state.busy]:
+            for pooled in list(state.busy):
                 self._close(pooled, "shutdown")
-            for ticket in state.waiting:
-                ticket.waiter.set()
+            state.waiting.wake_all()
         self._origins.clear()
         self._queues.clear()
-
-
-def _oldest_ticket(state: OriginState) -> int:
-    return next(iter(state.waiting)).number
 
 
 def _origin_snapshot(state: OriginState) -> OriginSnapshot:

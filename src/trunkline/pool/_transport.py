@@ -7,91 +7,46 @@ safe. It does not know which library opens connections or runs exchanges: a back
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import count
 from time import monotonic
 from typing import ClassVar
 
 import anyio
 
-from trunkline._config import Timeouts, TransportConfig
-from trunkline._contract import Capabilities, Connection, Dial, Dialer, Exchange, PoolSnapshot
+from trunkline._config import TransportConfig
+from trunkline._contract import Capabilities, Connection, Dialer, Exchange, PoolSnapshot
 from trunkline._errors import (
     ConnectTimeout,
-    DeadlineExceeded,
     InvalidRequest,
     NetworkError,
-    Phase,
     PoolTimeout,
     TransportClosed,
     TransportError,
     UnsupportedOption,
 )
-from trunkline._messages import ConnectionInfo, Origin, Request, Response, Timings
+from trunkline._events import Observer
+from trunkline._messages import ConnectionInfo, Origin, Request, Response
 from trunkline.dns import Resolver
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._body import LeasedBody
-from trunkline.pool._pool import Lease, Pool, Pooled
-from trunkline.pool._runtime import Runtime, current_loop, make_runtime, sniff_loop
+from trunkline.pool._call import Call
+from trunkline.pool._home import Home
+from trunkline.pool._pool import Lease, Pooled
+from trunkline.pool._runtime import current_loop, make_runtime, sniff_loop
+from trunkline.pool._watch import Steps, Watch
 
 _MAX_ATTEMPTS = 2
-
-
-class _Home:
-    """What a transport has on one event loop."""
-
-    __slots__ = ("dialer", "pool", "resolver", "runtime")
-
-    def __init__(self, runtime: Runtime, pool: Pool, resolver: Resolver, dialer: Dialer) -> None:
-        self.runtime = runtime
-        self.pool = pool
-        self.resolver = resolver
-        self.dialer = dialer
-
-
-class _Call:
-    """One call of `send`: what all its attempts share, and what its errors say."""
-
-    __slots__ = ("attempts", "backend", "home", "lease", "request", "started", "timeouts",
-                 "timings")  # fmt: skip
-
-    def __init__(self, request: Request, home: _Home, timeouts: Timeouts, backend: str) -> None:
-        self.request = request
-        self.home = home
-        self.timeouts = timeouts
-        self.backend = backend
-        self.started = monotonic()
-        self.timings = Timings()
-        self.attempts = 0
-        self.lease: Lease | None = None
-
-    def seconds(self, limit: float | None) -> float | None:
-        """`limit`, or what is left of `timeouts.total` if that is less."""
-        if self.timeouts.total is None:
-            return limit
-        left = self.started + self.timeouts.total - monotonic()
-        return left if limit is None else min(limit, left)
-
-    def check_deadline(self, phase: Phase, cause: BaseException | None = None) -> None:
-        total = self.timeouts.total
-        if total is not None and monotonic() >= self.started + total:
-            raise DeadlineExceeded(f"not over within {total:g} s", phase=phase) from cause
-
-    def describe(self, error: TransportError) -> None:
-        error.host, error.port = self.request.origin.host, self.request.origin.port
-        error.backend = self.backend
-        error.attempts = self.attempts
-        error.elapsed = monotonic() - self.started
-        lease = self.lease
-        if lease is not None and lease.pooled is not None:
-            error.connection_reused = lease.reused
-            error.http_version = lease.pooled.connection.http_version
+_KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
 class PooledTransport(ABC):
     """A `Transport` on the one pool. A backend sets `capabilities` and makes dialers.
 
     Nothing is opened before the first call, so it may be made outside an event loop; each event
-    loop it is used from has connections of its own.
+    loop it is used from has connections of its own, which are closed with the loop.
 
     Raises:
         UnsupportedOption: the config asks for what the backend cannot do.
@@ -102,7 +57,9 @@ class PooledTransport(ABC):
     def __init__(self, config: TransportConfig | None = None) -> None:
         self.config = config or TransportConfig()
         check_capabilities(self.config, self.capabilities)
-        self._homes: dict[object, _Home] = {}
+        self._homes: dict[object, Home] = {}
+        self._observers: list[Observer] = []
+        self._request_ids = count(1)
         self._closed = False
 
     @abstractmethod
@@ -113,26 +70,46 @@ class PooledTransport(ABC):
 
     async def send(self, request: Request) -> Response:
         """See `Transport.send`."""
-        timeouts = self.config.timeouts.overridden_by(request.timeouts)
-        call = _Call(request, self._home(), timeouts, self.capabilities.name)
-        while True:
-            attempt = ExchangeAttempt(call.home.runtime, timeouts, call.started)
-            try:
-                return await self._attempt(call, attempt)
-            except TransportError as error:
-                call.describe(error)
-                if not _may_replay(call, error):
-                    raise
+        call = self._call(request)
+        watch = call.watch
+        try:
+            while True:
+                attempt = ExchangeAttempt(call.home.runtime, call.timeouts, call.started)
+                try:
+                    return await self._attempt(call, attempt)
+                except TransportError as error:
+                    call.describe(error)
+                    if not _may_replay(call, error):
+                        raise
+                    if watch is not None:
+                        watch.end("headers", error=type(error).__name__)
+        except BaseException as error:
+            if watch is not None:
+                watch.fail(error)
+            raise
 
-    async def _attempt(self, call: _Call, attempt: ExchangeAttempt) -> Response:
+    def _call(self, request: Request) -> Call:
+        timeouts, home = self.config.timeouts, self._home()
+        if request.timeouts is not None:
+            timeouts = timeouts.overridden_by(request.timeouts)
+        call = Call(request, home, timeouts, self.capabilities.name)
+        if self._observers:
+            identity = next(self._request_ids)
+            call.watch = Watch(self._observers, request.origin, identity, request)
+            call.watch.start("request")
+        return call
+
+    async def _attempt(self, call: Call, attempt: ExchangeAttempt) -> Response:
         lease = await self._lease(call)
         pooled = lease.pooled
         try:
             if pooled is None:
-                connection = await self._connect(call, call.request.origin)
-                pooled = lease.attach(connection)
+                pooled = lease.attach(await self._connect(call, call.request.origin))
             call.attempts += 1
             pooled.exchanges += 1
+            if call.watch is not None:
+                call.watch.connection_id = pooled.id
+                call.watch.start("headers")
             leased_at = monotonic()
             exchange = await pooled.connection.exchange(call.request, attempt)
         except BaseException as error:
@@ -143,26 +120,37 @@ class PooledTransport(ABC):
         call.timings.send = max(attempt.head_due_from - leased_at, 0.0)
         return _respond(call, attempt, exchange, lease, pooled)
 
-    async def _lease(self, call: _Call) -> Lease:
+    async def _lease(self, call: Call) -> Lease:
         pool, origin = call.home.pool, call.request.origin
         lease = pool.acquire_nowait(origin, fresh=call.attempts > 0)
         if lease is None:
-            since = monotonic()
-            try:
-                lease = await pool.wait(origin, call.seconds(call.timeouts.pool))
-            except PoolTimeout as error:
-                call.check_deadline("pool", error)
-                raise
-            call.timings.queue = monotonic() - since
+            lease = await self._queue(call)
         call.lease = lease
         return lease
 
-    async def _connect(self, call: _Call, origin: Origin) -> Connection:
-        dial, seconds = Dial(), call.timeouts.connect
+    async def _queue(self, call: Call) -> Lease:
+        request, since = call.request, monotonic()
+        if call.watch is not None:
+            call.watch.start("queue")
+        try:
+            seconds = call.seconds(call.timeouts.pool)
+            lease = await call.home.pool.wait(request.origin, seconds, request.priority)
+        except PoolTimeout as error:
+            call.check_deadline("pool", error)
+            raise
+        if call.watch is not None:
+            call.watch.end("queue")
+        call.timings.queue = monotonic() - since
+        return lease
+
+    async def _connect(self, call: Call, origin: Origin) -> Connection:
+        dial, seconds = Steps(call.watch), call.timeouts.connect
         with call.home.runtime.scope(call.seconds(seconds)):
             connection = await call.home.dialer.connect(origin, dial)
-            timings = call.timings
-            timings.dns, timings.connect, timings.tls = dial.dns, dial.connect, dial.tls
+            dial.finish()
+            took, timings = dial.seconds, call.timings
+            timings.dns, timings.tls = took.get("dns"), took.get("tls")
+            timings.connect = took.get("connect", 0.0) + took.get("proxy", 0.0)
             return connection
         call.check_deadline(dial.phase)
         raise ConnectTimeout(f"no connection within {seconds:g} s", phase=dial.phase)
@@ -171,33 +159,46 @@ class PooledTransport(ABC):
         """See `Transport.warm`."""
         if connections < 1:
             raise InvalidRequest("connections: it must be at least 1")
-        request = Request("GET", url)
-        home = self._home()
-        home.pool.drop_unfit()
+        request, home = Request("GET", url), self._home()
+        pool, origin = home.pool, request.origin
+        pool.tidy()
         failures: list[TransportError] = []
 
         async def open_one() -> None:
-            call = _Call(request, home, self.config.timeouts, self.capabilities.name)
-            try:
-                await self._warm_one(call)
-            except TransportError as error:
-                call.describe(error)
-                failures.append(error)
+            lease = pool.acquire_nowait(origin, fresh=True)
+            if lease is not None:
+                await self._open_idle(home, origin, lease, failures)
 
         async with anyio.create_task_group() as group:
-            for _ in range(connections - home.pool.idle_to(request.origin)):
+            for _ in range(connections - pool.idle_to(origin)):
                 group.start_soon(open_one)
-        ready = min(home.pool.idle_to(request.origin), connections)
+        ready = min(pool.idle_to(origin), connections)
         if failures and not ready:
             raise failures[0]
         return ready
 
-    async def _warm_one(self, call: _Call) -> None:
-        lease = call.home.pool.acquire_nowait(call.request.origin, fresh=True)
-        if lease is None:
-            return
+    async def _open_spares(self, home: Home, origin: Origin) -> None:
+        """Fill up to `min_idle_connections`; after a failure the next upkeep tries again."""
+        failures: list[TransportError] = []
+        while not failures:
+            lease = home.pool.reserve(origin)
+            if lease is None:
+                return
+            await self._open_idle(home, origin, lease, failures)
+
+    async def _open_idle(
+        self, home: Home, origin: Origin, lease: Lease, failures: list[TransportError]
+    ) -> None:
+        watch = Watch(self._observers, origin) if self._observers else None
+        request = Request("GET", str(origin))
+        call = Call(request, home, self.config.timeouts, self.capabilities.name, watch)
         try:
-            lease.attach(await self._connect(call, call.request.origin))
+            lease.attach(await self._connect(call, origin))
+        except TransportError as error:
+            call.describe(error)
+            failures.append(error)
+            if watch is not None:
+                watch.fail(error)
         finally:
             lease.release()
 
@@ -211,48 +212,67 @@ class PooledTransport(ABC):
             return PoolSnapshot(max_connections=self.config.limits.max_connections)
         return home.pool.snapshot()
 
-    async def aclose(self) -> None:
+    async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._closed = True
         here = current_loop()
         for loop, home in list(self._homes.items()):
             if loop is here:
-                home.pool.close()
-                await home.dialer.aclose()
-                await home.resolver.aclose()
+                await home.aclose(drain)
             else:
                 home.runtime.call_soon_threadsafe(home.pool.close)
 
+    # -- beyond the contract -----------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` told of every event from now on.
+
+        Returns:
+            A function that ends it.
+        """
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def flush_dns(self, host: str | None = None) -> None:
+        """Forget the addresses of `host`, or of every host."""
+        for home in list(self._homes.values()):
+            home.resolver.flush(host)
+
     # -- loops -------------------------------------------------------------------------------------
 
-    def _home(self) -> _Home:
-        home = self._homes.get(current_loop())
+    def _home(self) -> Home:
         if self._closed:
             raise TransportClosed("the transport is closed")
-        return home or self._move_in()
+        return self._homes.get(current_loop()) or self._move_in()
 
-    def _move_in(self) -> _Home:
+    def _move_in(self) -> Home:
         runtime = make_runtime()
-        if runtime.is_trio:
-            refuse_loop("trio", self.capabilities)
-        resolver = Resolver(self.config.dns, trio=runtime.is_trio)
-        pool = Pool(self.config.limits, runtime, multiplexes=self.config.http2)
-        home = _Home(runtime, pool, resolver, self.make_dialer(resolver))
+        refuse_loop("trio" if runtime.is_trio else "asyncio", self.capabilities)
+        for loop in [loop for loop, home in self._homes.items() if home.pool.is_closed]:
+            del self._homes[loop]
+        home = Home(self.config, runtime, self._observers, self.make_dialer, self._open_spares)
         self._homes[current_loop()] = home
         return home
 
 
 def _respond(
-    call: _Call, attempt: ExchangeAttempt, exchange: Exchange, lease: Lease, pooled: Pooled
+    call: Call, attempt: ExchangeAttempt, exchange: Exchange, lease: Lease, pooled: Pooled
 ) -> Response:
     def annotate(error: TransportError) -> None:
         attempt.describe(error)
         call.describe(error)
 
     connection, now = pooled.connection, monotonic()
-    timings = call.timings
+    home, timings, watch = call.home, call.timings, call.watch
     timings.wait = now - attempt.head_due_from
-    return Response(
+    if "Keep-Alive" in exchange.headers:
+        _shorten_expiry(pooled, exchange.headers["Keep-Alive"])
+    body = LeasedBody(
+        exchange, lease, home.pool, home.runtime, timings, call.started, annotate, watch, home.leaks
+    )
+    if home.leaks is not None:
+        home.leaks.add(body, call.request.origin)
+    response = Response(
         exchange.status_code,
         headers=exchange.headers,
         raw_headers=exchange.raw_headers,
@@ -268,13 +288,24 @@ def _respond(
             peer=connection.peer,
             requests=pooled.exchanges,
         ),
-        stream=LeasedBody(
-            exchange, lease, call.home.pool, call.home.runtime, timings, call.started, annotate
-        ),
+        stream=body,
     )
+    if watch is not None:
+        watch.response = response
+        watch.end("headers")
+        watch.start("body")
+    return response
 
 
-def _may_replay(call: _Call, error: TransportError) -> bool:
+def _shorten_expiry(pooled: Pooled, keep_alive: str) -> None:
+    """Obey `Keep-Alive: timeout=N` (RFC 2068 section 19.7.1.1), a little early: bytes take time."""
+    found = _KEEP_ALIVE_TIMEOUT.search(keep_alive)
+    if found is not None:
+        seconds = float(found[1])
+        pooled.expiry = min(pooled.expiry, max(seconds - 1.0, seconds / 2))
+
+
+def _may_replay(call: Call, error: TransportError) -> bool:
     """Whether promise 6 of `Transport` lets us send the request once more."""
     if call.attempts >= _MAX_ATTEMPTS or error.response_started:
         return False

@@ -68,6 +68,6 @@ class MockTransport:
         """An empty one."""
         return PoolSnapshot()
 
-    async def aclose(self) -> None:
+    async def aclose(self, drain: float = 0.0) -> None:
         """After this, `send` raises `TransportClosed`."""
         self._closed = True

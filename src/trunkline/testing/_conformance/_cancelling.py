@@ -164,16 +164,16 @@ class Cancelling(Conformance):
 
     async def test_cancelled_twice(self) -> None:
         async with self.rig([expect_request(), hold()], serve(PAGE), limits=ONE) as rig:
+            call = rig.begin_fetch()
+            await rig.until_received()
             with anyio.CancelScope() as outer, anyio.CancelScope() as inner:
-                call = rig.begin_fetch()
-                await rig.until_received()
                 call.cancel()
                 inner.cancel()
                 outer.cancel()
                 await rig.fetch()
-
             await call.done.wait()
-            await until(lambda: counts(rig.transport.snapshot())[:2] == (0, 0))
+
+            assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
             await _serves(rig)
 
     async def test_a_task_of_asyncio_may_be_cancelled_twice(self, anyio_backend_name: str) -> None:

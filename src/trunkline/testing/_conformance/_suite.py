@@ -5,6 +5,9 @@ from __future__ import annotations
 from trunkline.testing._conformance._bodies import Bodies
 from trunkline.testing._conformance._cancelling import Cancelling
 from trunkline.testing._conformance._closing import Closing
+from trunkline.testing._conformance._connecting import Connecting
+from trunkline.testing._conformance._deadlines import Deadlines
+from trunkline.testing._conformance._failing import Failing
 from trunkline.testing._conformance._limits import LimitsHold
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
@@ -25,6 +28,9 @@ class TransportConformance(
     Warming,
     Cancelling,
     Closing,
+    Connecting,
+    Failing,
+    Deadlines,
 ):
     """Every behaviour of the contract, as a test.
 

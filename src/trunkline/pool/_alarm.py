@@ -1,0 +1,50 @@
+"""Warns in the log when the pool is nearly used up, and when callers have to wait.
+
+This module knows the log and its pace: at most one line of a kind in ten seconds. It does not know
+where the numbers come from.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import ceil, inf
+from time import monotonic
+
+logger = logging.getLogger("trunkline.pool")
+
+_QUIET_SECONDS = 10.0
+
+
+class Alarm:
+    """`line` is the number of connections in use from which on it is on.
+
+    Args:
+        share: of `most` that is too much; None for never.
+        most: `max_connections`; None without a limit.
+    """
+
+    def __init__(self, share: float | None, most: int | None) -> None:
+        self._most = most
+        self.line: float = inf if share is None or most is None else ceil(share * most)
+        self.is_on = False
+        self._last: dict[str, float] = {}
+
+    def rise(self, in_use: int, waiting: int) -> None:
+        if not self.is_on:
+            self.is_on = True
+            self._say("high", "%d of %d connections are in use, %d calls wait", in_use, waiting)
+
+    def fall(self, in_use: int, waiting: int) -> None:
+        self.is_on = False
+        self._say("low", "back to %d of %d connections in use, %d calls wait", in_use, waiting)
+
+    def exhausted(self, in_use: int, waiting: int) -> None:
+        if self.line != inf:
+            self._say("full", "exhausted: %d of %d connections are in use, %d calls wait",
+                      in_use, waiting)  # fmt: skip
+
+    def _say(self, kind: str, message: str, in_use: int, waiting: int) -> None:
+        now = monotonic()
+        if now - self._last.get(kind, -inf) >= _QUIET_SECONDS:
+            self._last[kind] = now
+            logger.warning(message, in_use, self._most, waiting)

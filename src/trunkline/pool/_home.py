@@ -1,0 +1,142 @@
+"""What a transport has on one event loop: the pool, the dialer, the resolver, and their upkeep.
+
+This module knows when the house is kept and how it ends with its loop. It does not know requests.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+from trunkline._config import TransportConfig
+from trunkline._contract import Dialer
+from trunkline._events import Observer
+from trunkline._messages import Origin
+from trunkline.dns import Resolver
+from trunkline.pool._alarm import Alarm
+from trunkline.pool._body import Leaks
+from trunkline.pool._pool import Pool, Pooled
+from trunkline.pool._runtime import Runtime
+from trunkline.pool._watch import Watch
+
+_TIDY_SECONDS = 1.0  # how often at least idle connections are looked at
+_SHORTEST_PAUSE = 0.01
+
+
+class Home:
+    """One event loop's share of a transport.
+
+    Args:
+        make_dialer: the backend's.
+        open_spare: opens a connection on a slot that `Pool.reserve` gave.
+    """
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        runtime: Runtime,
+        observers: Sequence[Observer],
+        make_dialer: Callable[[Resolver], Dialer],
+        open_spare: Callable[[Home, Origin], Awaitable[None]],
+    ) -> None:
+        self.runtime = runtime
+        self.resolver = Resolver(config.dns, trio=runtime.is_trio)
+        self.dialer = make_dialer(self.resolver)
+        self.pool = Pool(
+            config.limits,
+            runtime,
+            multiplexes=config.http2,
+            on_change=self._connection_changed,
+            on_short=self._want_spare,
+            alarm=Alarm(config.warn_utilization, config.limits.max_connections),
+        )
+        # Without either there is nothing to report that the response itself does not say.
+        finds_leaks = config.leak_after is not None or config.leak_stack
+        self.leaks = Leaks(config.leak_after, with_stack=config.leak_stack) if finds_leaks else None
+        self._observers = observers
+        self._watches: dict[Pooled, Watch] = {}
+        self._open_spare = open_spare
+        self._opening: set[Origin] = set()
+        self._is_ticking = False
+        self._loop_end = _until_the_loop_ends(weakref.ref(self))
+        _start(self._loop_end)
+
+    # -- connections come and go -------------------------------------------------------------------
+
+    def _connection_changed(self, pooled: Pooled, reason: str | None) -> None:
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._tick_in(_TIDY_SECONDS)
+        if reason is None and self._observers:
+            watch = self._watches[pooled] = Watch(self._observers, pooled.origin.name)
+            watch.connection_id = pooled.id
+            watch.connection(is_end=False)
+        elif reason is not None and pooled in self._watches:
+            self._watches.pop(pooled).connection(is_end=True, reason=reason)
+
+    def _want_spare(self, origin: Origin) -> None:
+        if origin not in self._opening and not self.pool.is_closed:
+            self._opening.add(origin)
+            self.runtime.spawn(lambda: self._open_spares(origin))
+
+    async def _open_spares(self, origin: Origin) -> None:
+        try:
+            await self._open_spare(self, origin)
+        finally:
+            self._opening.discard(origin)
+
+    # -- upkeep ------------------------------------------------------------------------------------
+
+    def _tick_in(self, seconds: float) -> None:
+        # Weak: a transport that was dropped is not kept alive by its own upkeep.
+        home = weakref.ref(self)
+
+        def tick() -> None:
+            alive = home()
+            if alive is not None:
+                alive._tick()
+
+        self.runtime.call_later(seconds, tick)
+
+    def _tick(self) -> None:
+        due = [self.pool.tidy(), self.leaks.reclaim() if self.leaks is not None else None]
+        seconds = [one for one in due if one is not None]
+        self._is_ticking = bool(seconds) or self.pool.in_use > 0
+        if self._is_ticking and not self.pool.is_closed:
+            soonest = min([_TIDY_SECONDS, *seconds])
+            self._tick_in(max(soonest, _SHORTEST_PAUSE))
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def aclose(self, drain: float) -> None:
+        if drain > 0 and not self.pool.is_closed:
+            self.pool.retire()
+            await self.pool.drained(drain)
+        self.pool.close()
+        self.runtime.cancel_spawned()
+        await self.dialer.aclose()
+        await self.resolver.aclose()
+
+
+async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:
+    """Closes the home when its event loop shuts down, if nobody has done it before.
+
+    `asyncio.run`, `uvloop.run` and `trio.run` end every async generator that is still alive before
+    they close the loop, while sockets can still be closed in good order.
+    """
+    try:
+        yield
+    finally:
+        alive = home()
+        if alive is not None and not alive.pool.is_closed:
+            alive.pool.close()
+            if not alive.runtime.is_trio:  # there nothing may be awaited any more
+                await alive.aclose(0.0)
+
+
+def _start(generator: AsyncGenerator[None]) -> None:
+    """Run it to its `yield`, which does not suspend, so that the loop knows of it."""
+    try:
+        generator.__anext__().__await__().__next__()
+    except StopIteration:
+        return
