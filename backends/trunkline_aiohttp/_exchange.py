@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trunkline
 from trunkline import Attempt, Request
@@ -40,9 +40,10 @@ class AiohttpConnection:
     http_version = "HTTP/1.1"
     max_exchanges = 1
 
-    def __init__(self, opened: Opened, protocol: Handler, forward: Proxy | None) -> None:
+    def __init__(self, opened: Opened | None, protocol: Handler, forward: Proxy | None) -> None:
         self._opened = opened
         self.protocol = protocol
+        protocol.is_idle = True
         self._forward = forward
         transport = protocol.transport
         assert transport is not None
@@ -96,13 +97,15 @@ class AiohttpConnection:
         self._is_cut = True
 
     def close(self) -> None:
+        self.protocol.give_up()
         # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
         if self._is_cut and not self.transport.is_closing():
             # The kernel, too, drops what it has not sent.
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
-        self._opened.close()
+        if self._opened is not None:
+            self._opened.close()
 
 
 class AiohttpExchange:
@@ -143,8 +146,8 @@ class AiohttpExchange:
             self._upload = _Upload(self._connection, request, self._attempt)
         try:
             message, self._payload = await self._final_head()
-        except Exception as error:
-            raise self._translate(error, has_head=False) from error
+        except Exception as error:  # noqa: BLE001  # it raises
+            self._fail(error, has_head=False)
         self._accept(message)
 
     def _send_at_once(self, body: bytes) -> None:
@@ -168,6 +171,10 @@ class AiohttpExchange:
         raise trunkline.LimitExceeded(f"more than {_MOST_INTERIM} interim (1xx) responses")
 
     def _accept(self, message: RawResponseMessage) -> None:
+        codings = message.headers.get("Transfer-Encoding")
+        if codings is not None and codings.strip().lower() != "chunked":
+            # The parser would take the body to be delimited by the end of the connection.
+            raise trunkline.RemoteProtocolError("the response has an unknown Transfer-Encoding")
         self.status_code = message.code
         self.reason_phrase = message.reason
         version = message.version
@@ -185,8 +192,8 @@ class AiohttpExchange:
             if not data and not payload.at_eof():
                 self._attempt.begin("body")
                 data = await self._attempt.wait(payload.readany())
-        except Exception as error:
-            raise self._translate(error, has_head=True) from error
+        except Exception as error:  # noqa: BLE001  # it raises
+            self._fail(error, has_head=True)
         if not data:
             self._end()
         return data
@@ -210,17 +217,18 @@ class AiohttpExchange:
             upload.cancel()
             self._connection.cut_request()
 
-    def _translate(self, error: Exception, *, has_head: bool) -> BaseException:
+    def _fail(self, error: Exception, *, has_head: bool) -> NoReturn:
+        """Raise what `error` means, after noting the facts."""
         upload, protocol, attempt = self._upload, self._protocol, self._attempt
         attempt.response_started = attempt.response_started or protocol.received > 0
         transport = protocol.transport
         if transport is not None:
             attempt.bytes_sent -= min(transport.get_write_buffer_size(), attempt.bytes_sent)
         if upload is not None and upload.error is not None:
-            return upload.error
+            raise upload.error
         if isinstance(error, trunkline.TransportError):
-            return error
-        return exchange_error(error, has_head=has_head, started=protocol.received > 0)
+            raise error
+        raise exchange_error(error, has_head=has_head, started=protocol.received > 0) from error
 
 
 class _ConnectionGoneError(Exception):
@@ -291,6 +299,8 @@ class _Upload:
             # The caller's own time to produce a piece is no delay of the peer's.
             self._attempt.begin("request")
             async for piece in pieces:
+                if not isinstance(piece, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    raise trunkline.InvalidRequest("content: it produced something else than bytes")
                 if left is None:
                     await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"")
                 else:

@@ -14,7 +14,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -23,12 +23,13 @@ from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED
 from aiohttp.connector import Connection as Opened
 from aiohttp.helpers import _EXC_SENTINEL  # pyright: ignore[reportPrivateUsage]
+from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
 if TYPE_CHECKING:
-    import os
     import ssl
 
+    from aiohappyeyeballs import AddrInfoType
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
 
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from trunkline.proxy import Proxy
 
 _READ_BUFFER = 65536  # bytes; reading pauses at twice this
+_MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
+_sockets: ContextVar[list[socket.socket]] = ContextVar("sockets")
 on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
     "on_protocol_made", default=None
 )
@@ -57,9 +60,13 @@ class Handler(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.is_idle = True
+        self.is_idle = False  # until the connection is handed over: a proxy may have to answer
         self.was_disturbed = False
         self.received = 0
+        self._body: StreamReader | None = None
+        self._heads = 0
+        self._barren = 0
+        self._progress = (0, 0)
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and data:
@@ -69,6 +76,18 @@ class Handler(ResponseHandler):
             return
         self.received += len(data)
         super().data_received(data)
+        self._barren += len(data)
+        if self._barren > _MOST_BARREN:
+            self._check_progress()
+
+    def _check_progress(self) -> None:
+        """End an endless chunk extension, trailer or head, which the parser would take in."""
+        payload: StreamReader | None = self._payload
+        progress = self._heads + len(self), 0 if payload is None else payload.total_bytes
+        if progress == self._progress and self.transport is not None:
+            self.transport.abort()
+            self.set_exception(LineTooLong(b"", _MOST_BARREN))
+        self._barren, self._progress = 0, progress
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         if exc_cause is not _EXC_SENTINEL and exc.__cause__ is None:
@@ -87,7 +106,8 @@ class Handler(ResponseHandler):
     def begin(self, *, without_body: bool) -> None:
         """Expect a response; `without_body`: to a HEAD request."""
         self.is_idle = False
-        self.received = 0
+        self.received = self._barren = self._heads = 0
+        self._progress = (0, 0)
         self.set_response_params(
             skip_payload=without_body,
             read_until_eof=True,
@@ -98,10 +118,18 @@ class Handler(ResponseHandler):
     async def head(self) -> tuple[RawResponseMessage, StreamReader]:
         """The next response head, 1xx included, and its body."""
         message, payload = await self.read()
+        self._heads += 1
         error = self.exception()
         if error is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(error)
+        self._body = payload
         return message, payload
+
+    def give_up(self) -> None:
+        """The connection is being closed by us: whoever reads the body is to hear of it."""
+        body = self._body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
 
     async def drain(self) -> None:
         """Wait until the transport's write buffer has room."""
@@ -136,56 +164,83 @@ class _SharedResolver(AbstractResolver):
 def make_connector(
     *,
     resolver: Resolver,
-    tls: ssl.SSLContext,
-    uds: os.PathLike[str] | None,
     limit: int,
     limit_per_host: int,
     keepalive_timeout: float | None,
-) -> aiohttp.BaseConnector:
+) -> aiohttp.TCPConnector:
     """A connector on the running loop; 0 means no limit."""
-    common: dict[str, Any] = {
-        "limit": limit,
-        "limit_per_host": limit_per_host,
-        "keepalive_timeout": keepalive_timeout,
+    connector = aiohttp.TCPConnector(
+        resolver=_SharedResolver(resolver),
+        ttl_dns_cache=0,  # trunkline.dns is the cache; one on top would double the age of an answer
+        limit=limit,
+        limit_per_host=limit_per_host,
+        keepalive_timeout=keepalive_timeout,
         # Elsewhere it is a no-op with a DeprecationWarning.
-        "enable_cleanup_closed": NEEDS_CLEANUP_CLOSED,
-    }
-    connector: aiohttp.BaseConnector
-    if uds is not None:
-        connector = aiohttp.UnixConnector(path=str(uds), **common)
-        connector._ssl = tls  # type: ignore[attr-defined]
-    else:
-        # ttl_dns_cache=0: trunkline.dns is the cache; one on top would double the age of an answer.
-        connector = aiohttp.TCPConnector(
-            ssl=tls, resolver=_SharedResolver(resolver), ttl_dns_cache=0, **common
-        )
-    loop = asyncio.get_running_loop()
-
-    def make_handler() -> Handler:
-        handler = Handler(loop)
-        notify = on_protocol_made.get()
-        if notify is not None:
-            notify()
-        return handler
-
+        enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
+        socket_factory=_make_socket,
+    )
     connector._factory = make_handler  # type: ignore[assignment]
     return connector
 
 
+def make_handler() -> Handler:
+    """What the connector makes for each connection."""
+    notify = on_protocol_made.get()
+    if notify is not None:
+        notify()
+    return Handler(asyncio.get_running_loop())
+
+
+def _make_socket(info: AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = info
+    made = socket.socket(family, kind, protocol)
+    _sockets.get().append(made)
+    return made
+
+
 async def open_socket(
-    connector: aiohttp.BaseConnector, url: str, tls: ssl.SSLContext, proxy: Proxy | None
+    connector: aiohttp.TCPConnector, url: str, tls: ssl.SSLContext | None, proxy: Proxy | None
 ) -> Opened:
     """Dial: name resolution, happy eyeballs, proxy and TLS are the connector's."""
+    credentials = None if proxy is None else proxy.authorization
     request = ClientRequest(
         "GET",
         URL(url),
         loop=asyncio.get_running_loop(),
-        ssl=tls,
+        ssl=True if tls is None else tls,
         proxy=None if proxy is None else URL(proxy.url),
-        proxy_auth=(
-            None
-            if proxy is None or proxy.username is None
-            else aiohttp.BasicAuth(proxy.username, proxy.password or "", "utf-8")
-        ),
+        proxy_headers=None if credentials is None else {"Proxy-Authorization": credentials},
     )
-    return await connector.connect(request, [], _NO_TIMEOUT)
+    token = _sockets.set([])
+    try:
+        return await connector.connect(request, [], _NO_TIMEOUT)
+    except BaseException:
+        _close_soon(_sockets.get())
+        raise
+    finally:
+        _sockets.reset(token)
+
+
+def _close_soon(sockets: list[socket.socket]) -> None:
+    """Close what a failed dial left open: uvloop forgets a socket whose TLS handshake is reset.
+
+    Two rounds later: a transport that still has the socket closes it itself in the next one.
+    """
+    loop = asyncio.get_running_loop()
+
+    def close() -> None:
+        for one in sockets:
+            one.close()
+
+    if sockets:
+        loop.call_soon(loop.call_soon, close)
+
+
+async def open_unix_socket(path: str, tls: ssl.SSLContext | None, host: str) -> Handler:
+    """Dial a Unix socket. aiohttp's `UnixConnector` knows no TLS."""
+    loop = asyncio.get_running_loop()
+    server_hostname = None if tls is None else host
+    _, handler = await loop.create_unix_connection(
+        make_handler, path, ssl=tls, server_hostname=server_hostname
+    )
+    return handler

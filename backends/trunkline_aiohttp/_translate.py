@@ -100,6 +100,8 @@ def exchange_error(error: BaseException, *, has_head: bool, started: bool) -> Tr
     for library, before, inside, message in DURING_EXCHANGE:
         if isinstance(error, library):
             ours = inside if has_head else before
+            if has_head:
+                return _in_body(ours(message))
             if ours is trunkline.RemoteDisconnected and started:
                 # Some bytes of the head came: the peer had begun to answer.
                 return trunkline.RemoteDisconnected(
@@ -107,6 +109,11 @@ def exchange_error(error: BaseException, *, has_head: bool, started: bool) -> Tr
                 )
             return ours(message)
     raise error
+
+
+def _in_body(error: TransportError) -> TransportError:
+    error.phase = "body"
+    return error
 
 
 def _is_over_a_limit(error: http_exceptions.BadHttpMessage) -> bool:

@@ -6,9 +6,8 @@ This module knows the config and aiohttp's connector. It does not know how an ex
 from __future__ import annotations
 
 import asyncio
-import ssl
+from typing import TYPE_CHECKING, cast
 
-import trunkline.tls
 from trunkline import (
     Capabilities,
     Connection,
@@ -22,9 +21,20 @@ from trunkline import (
 from trunkline.dns import Resolver
 from trunkline.pool import PooledTransport
 from trunkline.proxy import find_proxy
+from trunkline.tls import LazyContext
 from trunkline_aiohttp._exchange import AiohttpConnection
-from trunkline_aiohttp._protocol import Handler, make_connector, on_protocol_made, open_socket
+from trunkline_aiohttp._protocol import (
+    make_connector,
+    on_protocol_made,
+    open_socket,
+    open_unix_socket,
+)
 from trunkline_aiohttp._translate import connect_error
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection as Opened
+
+    from trunkline_aiohttp._protocol import Handler
 
 
 class AiohttpTransport(PooledTransport):
@@ -38,24 +48,22 @@ class AiohttpTransport(PooledTransport):
 
     def __init__(self, config: TransportConfig | None = None) -> None:
         super().__init__(config)
-        self._tls = trunkline.tls.make_ssl_context(self.config.tls)
+        self._tls = LazyContext(self.config.tls)
 
     def make_dialer(self, resolver: Resolver) -> Dialer:
         return _AiohttpDialer(self.config, self._tls, resolver)
 
 
 class _AiohttpDialer:
-    """Implements `trunkline.Dialer` with a `TCPConnector`, or a `UnixConnector` for `uds`."""
+    """Implements `trunkline.Dialer` with a `TCPConnector`."""
 
-    def __init__(self, config: TransportConfig, tls: ssl.SSLContext, resolver: Resolver) -> None:
+    def __init__(self, config: TransportConfig, tls: LazyContext, resolver: Resolver) -> None:
         limits = config.limits
         self._config = config
         self._tls = tls
         self._resolver = resolver
         self._connector = make_connector(
             resolver=resolver,
-            tls=tls,
-            uds=config.uds,
             limit=limits.max_connections or 0,
             limit_per_host=limits.max_connections_per_host or 0,
             keepalive_timeout=limits.keepalive_expiry,
@@ -66,17 +74,22 @@ class _AiohttpDialer:
         if self._config.uds is None:
             dial.begin("dns")
             await self._resolver.resolve(origin.host if proxy is None else proxy.host)
+        opened: Opened | None = None
+        uses_tls = origin.is_tls or (proxy is not None and proxy.scheme == "https")
+        tls = self._tls.get() if uses_tls else None
         token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
-            opened = await open_socket(self._connector, str(origin), self._tls, proxy)
+            if self._config.uds is not None:
+                protocol = await open_unix_socket(str(self._config.uds), tls, origin.host)
+            else:
+                opened = await open_socket(self._connector, str(origin), tls, proxy)
+                protocol = cast("Handler", opened.protocol)
         except Exception as error:
             if isinstance(error, TransportError):
                 raise
             raise connect_error(error, dial, proxied=proxy is not None) from error
         finally:
             on_protocol_made.reset(token)
-        protocol = opened.protocol
-        assert isinstance(protocol, Handler)
         forward = proxy if proxy is not None and not origin.is_tls else None
         return AiohttpConnection(opened, protocol, forward)
 

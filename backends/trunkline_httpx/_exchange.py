@@ -294,7 +294,7 @@ class _Wire(httpcore.AsyncNetworkStream):
         self._held += data
         if self._held:
             self._attempt.response_started = True
-        if not data or _is_refusal(self._held):
+        if not data or is_refusal(self._held):
             raise httpcore.WriteError
 
     def _count(self, data: bytes) -> None:
@@ -305,7 +305,7 @@ class _Wire(httpcore.AsyncNetworkStream):
             raise LimitExceeded("interim (1xx) responses without end")
 
 
-def _is_refusal(received: bytes) -> bool:
+def is_refusal(received: bytes) -> bool:
     """Whether the first bytes of a response say that the rest of the request is of no use."""
     while received.startswith(b"HTTP/1.") and received[9:10] == b"1":  # informational: go on
         _, _, received = received.partition(b"\r\n\r\n")

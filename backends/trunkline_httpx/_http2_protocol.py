@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import h2.config
 import h2.connection
+import h2.exceptions
 import h2.settings
 from h2.errors import ErrorCodes
 
@@ -83,7 +84,11 @@ class FrameFilter:
         self._goaways: list[tuple[int, int]] = []
 
     def feed(self, data: bytes) -> bytes:
-        """The complete frames of what has come so far, but for GOAWAY."""
+        """The complete frames of what has come so far, but for GOAWAY.
+
+        Raises:
+            h2.exceptions.FrameTooLargeError: h2 itself would take in all of the frame before.
+        """
         data = self._rest + data
         kept: list[bytes] = []
         begin = at = 0
@@ -91,8 +96,7 @@ class FrameFilter:
             size = int.from_bytes(data[at : at + 3])
             end = at + _FRAME_HEAD + size
             if size > _MAX_FRAME:
-                at = len(data)  # h2 says what is wrong with it
-                break
+                raise h2.exceptions.FrameTooLargeError(f"a frame of {size} bytes")
             if end > len(data):
                 break
             if data[at + 3] == _GOAWAY and size >= 8:

@@ -31,7 +31,7 @@ from trunkline import (
 from trunkline.dns import Resolver
 from trunkline.pool import PooledTransport
 from trunkline.proxy import Proxy, find_proxy
-from trunkline.tls import make_ssl_context
+from trunkline.tls import LazyContext, make_ssl_context
 from trunkline_httpx._connect import open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._network import Stream, TLSStream
@@ -62,7 +62,7 @@ class HttpxTransport(PooledTransport):
         if config is not None and (config.proxy or "").startswith("socks") and not HAS_SOCKS:
             raise UnsupportedOption(f"proxy: {SOCKS_REMEDY}")
         super().__init__(config)
-        self._tls = make_ssl_context(self.config.tls, http2=self.config.http2)
+        self._tls = LazyContext(self.config.tls, http2=self.config.http2)
 
     def make_dialer(self, resolver: Resolver) -> Dialer:
         return HttpxDialer(self.config, resolver, self._tls)
@@ -71,7 +71,7 @@ class HttpxTransport(PooledTransport):
 class HttpxDialer:
     """Implements `trunkline.Dialer`."""
 
-    def __init__(self, config: TransportConfig, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(self, config: TransportConfig, resolver: Resolver, tls: LazyContext) -> None:
         self._config = config
         self._resolver = resolver
         self._tls = tls
@@ -85,7 +85,7 @@ class HttpxDialer:
             if proxy is not None:
                 stream = await self._pass(proxy, stream, origin, dial)
             if origin.is_tls:
-                stream = await _start_tls(stream, self._tls, origin.host, dial)
+                stream = await _start_tls(stream, self._tls.get(), origin.host, dial)
         except BaseException:
             stream.close()
             raise

@@ -200,8 +200,8 @@ _HOMES = {
     "ConnectTimeout ConnectionFailed DNSError DeadlineExceeded DecodeError DecompressionLimit "
     "EgressDenied GoAway HTTPStatusError HeadersTimeout InvalidRequest LimitExceeded NetworkError "
     "Phase PoolFull PoolTimeout ProxyError ReadError ReadTimeout RemoteDisconnected "
-    "RemoteProtocolError StreamRefused StreamReset TLSError TransportClosed TransportError TransportTimeout "
-    "UnsupportedOption WriteError WriteTimeout",
+    "RemoteProtocolError StreamRefused StreamReset TLSError TransportClosed TransportError "
+    "TransportTimeout UnsupportedOption WriteError WriteTimeout",
     "trunkline._events": "Event Observer",
     "trunkline._messages": "BodyStream ConnectionInfo Origin Request Response Timings",
     "trunkline._registry": "available_backends open_transport",

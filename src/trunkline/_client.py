@@ -7,6 +7,7 @@ everything it sends goes through a `Transport`, chosen by config or given.
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias, cast
@@ -23,6 +24,8 @@ from trunkline._messages import Content, HeaderTypes, Request, Response, make_he
 from trunkline._registry import choose
 from trunkline._version import __version__
 from trunkline.pool import PooledTransport, make_runtime
+
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 Params: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]] | None
 
@@ -63,6 +66,8 @@ class Client:
         self._base_url = str(base_url)
         if self._base_url:
             parse_url(self._base_url)
+            if "?" in self._base_url or "#" in self._base_url:
+                raise InvalidRequest("base_url: it must have no query and no fragment")
         self._headers = _defaults()
         self._headers.update(make_headers(headers))
         self._retired: set[Transport] = set()
@@ -89,6 +94,7 @@ class Client:
         data: Mapping[str, Any] | None = None,
         timeouts: Timeouts | None = None,
         idempotent: bool | None = None,
+        priority: int = 0,
     ) -> Request:
         """A request with the client's base URL and headers.
 
@@ -116,14 +122,17 @@ class Client:
             content=body,
             timeouts=timeouts,
             idempotent=idempotent,
+            priority=priority,
         )
 
     def _join(self, url: str, params: Params) -> str:
-        if self._base_url and "://" not in url:
-            base = self._base_url.rstrip("/") + "/"
-            url = base + url.lstrip("/") if url else self._base_url
+        if self._base_url and not _ABSOLUTE.match(url):
+            is_path = url and not url.startswith(("?", "#"))
+            base = self._base_url.rstrip("/") + "/" if is_path else self._base_url
+            url = base + url.removeprefix("/")
+        url = url.partition("#")[0]
         if params:
-            url += ("&" if "?" in url else "?") + _encode(params)
+            url += ("&" if "?" in url else "?") + _encode("params", params)
         return url
 
     async def send(self, request: Request) -> Response:
@@ -205,7 +214,7 @@ class Client:
         self._retired.add(old)
 
         async def close_old() -> None:
-            await old.aclose(drain)
+            await _close(old, drain)
             self._retired.discard(old)
 
         make_runtime().spawn(close_old)
@@ -232,7 +241,7 @@ class Client:
 
     async def aclose(self, drain: float = 0.0) -> None:
         """Close the transport, and those retired by `reconfigure`; see `Transport.aclose`."""
-        await self.transport.aclose(drain)
+        await _close(self.transport, drain)
         for old in list(self._retired):
             await old.aclose()
 
@@ -266,21 +275,40 @@ def _body(
     if json is not None:
         try:
             text = jsonlib.dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest("json: it holds a value that JSON has no form for") from error
-        return text.encode(), "application/json"
+        return _utf8("json", text), "application/json"
     if data is not None:
-        return _encode(data).encode(), "application/x-www-form-urlencoded"
+        return _encode("data", data).encode(), "application/x-www-form-urlencoded"
     return content, None
 
 
-def _encode(fields: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
+async def _close(transport: Transport, drain: float) -> None:
+    # A transport that has nothing to drain need not take the argument.
+    if drain:
+        await transport.aclose(drain)
+    else:
+        await transport.aclose()
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{name}: it contains a lone surrogate") from error
+
+
+def _encode(name: str, fields: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     given = cast("Mapping[str, Any]", fields).items() if isinstance(fields, Mapping) else fields
     pairs: list[tuple[str, str]] = []
-    for key, value in given:
-        values = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]
-        pairs.extend((key, _plain(one)) for one in values)
-    return urlencode(pairs)
+    try:
+        for key, value in given:
+            values = cast("list[Any]", value) if isinstance(value, (list, tuple)) else [value]
+            pairs.extend((key, _plain(one)) for one in values)
+        return urlencode(pairs)
+    except (TypeError, ValueError) as error:
+        message = f"{name}: give a mapping, or pairs of a name and a value that text can hold"
+        raise InvalidRequest(message) from error
 
 
 def _plain(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from difflib import get_close_matches
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -26,6 +27,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from yarl import URL
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_HIDDEN = "**********"
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -41,11 +43,8 @@ class _Model(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            details = error.errors()
-            if not any(map(_is_unknown_key, details)):
-                raise
-            title = error.title
-        # Outside the except block, or the error without the suggestion would be shown as well.
+            details, title = error.errors(), error.title
+        # Outside the except block, or the error with the input in it would be shown as well.
         keys = _paths_of_keys(cls)
         raise ValidationError.from_exception_data(
             title, [_suggest(detail, keys) for detail in details], hide_input=True
@@ -64,7 +63,8 @@ def _suggest(detail: ErrorDetails, keys: dict[str, str]) -> InitErrorDetails:
             message += f"; did you mean {keys[near]}?"
     # The texts are pydantic's and ours, not the input's, so they may stand for literals.
     kind = PydanticCustomError(detail["type"], message, detail.get("ctx"))  # pyright: ignore[reportArgumentType]
-    return InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"])
+    # hide_input_in_errors holds for the outermost model only, which may be the user's own.
+    return InitErrorDetails(type=kind, loc=detail["loc"], input=_HIDDEN)
 
 
 def _paths_of_keys(model: type[_Model]) -> dict[str, str]:
@@ -131,20 +131,52 @@ class Timeouts(_Model):
         return self.model_copy(update={k: getattr(other, k) for k in other.model_fields_set})
 
 
+def split_nameserver(text: str) -> tuple[str, int]:
+    """The IP address and port of a name server; the port is 53 where none is given.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, colon, port = text, "", ""
+    if text.startswith("[") or text.count(":") == 1:
+        host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        ip_address(host)
+        number = int(port) if colon else 53
+    except ValueError:
+        number = 0
+    if not 0 < number < 2**16:
+        raise ValueError("not an IP address, nor one with a port: 127.0.0.1:5353 or [::1]:5353")
+    return host, number
+
+
+def _check_nameservers(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len({split_nameserver(each)[1] for each in value}) > 1:
+        raise ValueError("they must all have the same port")
+    return value
+
+
 class Dns(_Model):
-    """Name resolution.
+    """Name resolution, the same on every backend.
 
     Attributes:
-        ttl: seconds an answer is kept; 0 asks anew for each connection.
+        ttl: seconds an answer is kept; 0 asks anew for each connection. That a name does not exist
+            is kept for a second at most.
         stale_on_error: while the resolver fails, the last good answer is used, up to an hour past
             its ttl.
-        resolver: "aiodns" (c-ares, asyncio only), "system" (getaddrinfo in a thread), or "auto":
-            aiodns on asyncio, system elsewhere.
+        resolver: "aiodns" (c-ares: the hosts file and DNS, asyncio only), "system" (getaddrinfo in
+            a thread: all that the system is set up for), or "auto": aiodns on asyncio, system
+            elsewhere.
+        nameservers: whom aiodns asks, in this order, instead of those of the system; each is an IP
+            address, or one with a port: "10.0.0.2", "127.0.0.1:5353", "[::1]:5353". The port is
+            the same for all.
     """
 
     ttl: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
     stale_on_error: bool = True
     resolver: Literal["auto", "aiodns", "system"] = "auto"
+    nameservers: Annotated[tuple[str, ...], AfterValidator(_check_nameservers)] = ()
 
 
 class Tls(_Model):

@@ -240,8 +240,6 @@ class ReadError(NetworkError):
 class RemoteProtocolError(TransportError):
     """The peer sent something that HTTP does not allow."""
 
-    phase = "headers"
-
 
 class LimitExceeded(RemoteProtocolError):
     """The peer sent more than a limit allows, e.g. a head of a megabyte."""

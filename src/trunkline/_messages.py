@@ -10,12 +10,20 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
@@ -33,8 +41,12 @@ T = TypeVar("T")
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
 _BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
+_BAD_IN_HOST = re.compile(r"[\s/?#@,]")
+_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 _BAD_IN_URL = re.compile("[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[0-9a-z._~!$&'()*+,;=-]+\Z")  # RFC 3986 section 3.2.2, less "%"
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)  # RFC 3986 appendix B
+_AUTHORITY = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]+))(?::([0-9]{0,5}))?\Z")
 _KEPT_IN_TARGET = "!#$%&'()*+,/:;=?@[]~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
@@ -80,27 +92,42 @@ def parse_url(url: str) -> Target:
     """
     if _BAD_IN_URL.search(url):
         raise InvalidRequest("url: it contains a control character; percent-encode it")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise InvalidRequest(f"url: {error}") from error
-    if parts.scheme not in _DEFAULT_PORTS:
+    parts = _URL.match(url)
+    if parts is None:
         raise InvalidRequest("url: it must be absolute and start with http:// or https://")
-    if "@" in parts.netloc:
+    scheme, authority, path = parts[1].lower(), parts[2], parts[3]
+    if "@" in authority:
         raise InvalidRequest("url: it contains userinfo; send an Authorization header instead")
-    host = _parse_host(parts.hostname or "")
-    # Not parts.path and parts.query: they lose a "?" that nothing follows.
-    path = url.partition("://")[2][len(parts.netloc) :].partition("#")[0]
-    path = quote(path if path.startswith("/") else f"/{path}", safe=_KEPT_IN_TARGET)
-    return Target(Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]), path)
+    origin = _parse_authority(scheme, authority)
+    try:
+        path = quote(path if path.startswith("/") else f"/{path}", safe=_KEPT_IN_TARGET)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("url: it contains a lone surrogate") from error
+    return Target(origin, path)
+
+
+def _parse_authority(scheme: str, authority: str) -> Origin:
+    parts = _AUTHORITY.match(authority)
+    if parts is None:
+        raise InvalidRequest("url: its host and port are not of the form host:port or [IPv6]:port")
+    port = int(parts[3]) if parts[3] else _DEFAULT_PORTS[scheme]
+    if not 0 < port < 65536:
+        raise InvalidRequest("url: its port is not between 1 and 65535")
+    host = _parse_host(parts[2].lower()) if parts[1] is None else _parse_ipv6(parts[1].lower())
+    return Origin(scheme, host, port)
+
+
+def _parse_ipv6(host: str) -> str:
+    try:
+        address = IPv6Address(host)
+    except ValueError as error:
+        raise InvalidRequest("url: what is in brackets is not an IPv6 address") from error
+    if address.scope_id is not None:
+        raise InvalidRequest("url: an IPv6 address with a zone is not supported")
+    return host
 
 
 def _parse_host(host: str) -> str:
-    if not host:
-        raise InvalidRequest("url: it has no host")
-    if ":" in host:  # urlsplit has checked that it is an IPv6 address
-        return host
     if not host.isascii():
         from yarl import URL
 
@@ -204,10 +231,13 @@ class Request:
     def _check_framing(self) -> None:
         if "Transfer-Encoding" in self.headers:
             raise InvalidRequest("headers: Transfer-Encoding is set by the transport; remove it")
+        hosts = self.headers.getall("Host", ())
+        if len(hosts) > 1 or any(_BAD_IN_HOST.search(host) for host in hosts):
+            raise InvalidRequest("headers: Host must be one host, with a port or without")
         lengths = self.headers.getall("Content-Length", ())
         if not lengths:
             return
-        if len(lengths) > 1 or not (lengths[0].isascii() and lengths[0].isdigit()):
+        if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
             raise InvalidRequest("headers: Content-Length must be one decimal number")
         if self.is_rewindable and int(lengths[0]) != len(self.content or b""):  # type: ignore[arg-type]
             raise InvalidRequest("headers: Content-Length contradicts the length of the content")
@@ -229,6 +259,10 @@ def make_headers(headers: HeaderTypes) -> CIMultiDict[str]:
                 raise InvalidRequest("headers: a name contains a character that no name may have")
             if _BAD_IN_VALUE.search(value):
                 raise InvalidRequest(f"headers: the value of {name} contains CR, LF or NUL")
+            if not value.isascii():
+                value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("headers: a value contains a lone surrogate") from error
     except (TypeError, ValueError) as error:
         message = "headers: give a mapping or pairs of str names and str values"
         raise InvalidRequest(message) from error
@@ -239,7 +273,10 @@ def _check_content(content: Content) -> bytes | AsyncIterable[bytes] | None:
     if content is None or isinstance(content, bytes):
         return content
     if isinstance(content, str):
-        return content.encode()
+        try:
+            return content.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("content: it contains a lone surrogate") from error
     if isinstance(content, (bytearray, memoryview)):
         return bytes(content)
     if hasattr(content, "__aiter__"):
@@ -338,6 +375,11 @@ class _IterableStream(_LocalStream):
                 return piece
         return b""
 
+    async def aclose(self) -> None:
+        """End an async generator in good order; any other iterator has nothing to end."""
+        if isinstance(self._iterator, AsyncGenerator):
+            await self._iterator.aclose()
+
 
 class Response:
     """One HTTP response: the head is here, the body is read on demand.
@@ -358,8 +400,8 @@ class Response:
     __slots__ = (
         "__weakref__",
         "_content",
+        "_reader",
         "_stream",
-        "_taken",
         "connection",
         "headers",
         "http_version",
@@ -372,6 +414,7 @@ class Response:
     )
 
     _content: bytes | None
+    _reader: object
     is_closed: bool
 
     def __init__(
@@ -388,7 +431,6 @@ class Response:
         timings: Timings | None = None,
         connection: ConnectionInfo | None = None,
     ) -> None:
-        self.is_closed = False
         self.status_code = status_code
         self.headers: CIMultiDictProxy[str] = (
             headers
@@ -405,8 +447,9 @@ class Response:
         self.timings = timings or Timings()
         self.connection = connection
         self._content = None
-        self._taken = False
+        self._reader = None
         self._stream = _make_stream(content) if stream is None else stream
+        self.is_closed = False
 
     # -- the body ------------------------------------------------------------------------------
 
@@ -462,6 +505,8 @@ class Response:
     async def aclose(self) -> None:
         """Give the connection back; a body not read to its end is aborted."""
         self.close()
+        if isinstance(self._stream, _IterableStream):
+            await self._stream.aclose()
 
     def close(self) -> None:
         """What `aclose` does; synchronous, idempotent."""
@@ -499,7 +544,7 @@ class Response:
         """`content` as JSON.
 
         Raises:
-            json.JSONDecodeError: it is not.
+            ValueError: it is not; a `json.JSONDecodeError`, or a `UnicodeDecodeError`.
         """
         return jsonlib.loads(self.content)
 
@@ -521,9 +566,9 @@ class Response:
         """
         if not self.is_error:
             return self
-        where = f" from {self.request.origin}" if self.request is not None else ""
+        where = f"from {self.request.origin}" if self.request is not None else ""
         error = HTTPStatusError(
-            f"{self.status_code} {self.reason_phrase}{where}".strip(),
+            " ".join(filter(None, (str(self.status_code), self.reason_phrase, where))),
             request_sent=True,
             response_started=True,
         )
@@ -568,6 +613,10 @@ def _reason(status_code: int) -> str:
         return ""
 
 
+# Their decoders know no replacement character.
+_STRICT_ONLY = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
+
+
 @lru_cache(maxsize=64)
 def _charset(content_type: str) -> str:
     import codecs
@@ -577,10 +626,11 @@ def _charset(content_type: str) -> str:
     message["Content-Type"] = content_type
     charset = message.get_content_charset("utf-8")
     try:
-        codecs.lookup(charset)
-    except LookupError:
+        b"a".decode(charset, "replace")  # refuses what is no text encoding, such as "hex"
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
         return "utf-8"
-    return charset
+    return "utf-8" if name in _STRICT_ONLY else charset
 
 
 # -- iterators ---------------------------------------------------------------------------------
@@ -591,26 +641,35 @@ def _charset(content_type: str) -> str:
 class _Raw(AsyncIterator[bytes]):
     """The pieces of a response's stream; closes the response at the end and on an error."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_at_end", "_key", "_response")
 
     def __init__(self, response: Response) -> None:
-        if response._taken:  # pyright: ignore[reportPrivateUsage]
+        self._at_end = False
+        self._key = object()  # not self: a response that is dropped must not be part of a cycle
+        self._response = response
+        self._check()
+
+    def _check(self) -> None:
+        response = self._response
+        if response._reader not in (None, self._key):  # pyright: ignore[reportPrivateUsage]
             raise RuntimeError("the body has been read already; it is read once")
         if response.is_closed:
             raise RuntimeError("the response is closed; read the body before")
-        self._response = response
 
     async def __anext__(self) -> bytes:
         response = self._response
-        if response.is_closed:
+        if self._at_end:
             raise StopAsyncIteration
-        response._taken = True  # pyright: ignore[reportPrivateUsage]
+        if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
+            self._check()
+            response._reader = self._key  # pyright: ignore[reportPrivateUsage]
         try:
             piece = await response._stream.read()  # pyright: ignore[reportPrivateUsage]
         except BaseException:
             response.close()
             raise
         if not piece:
+            self._at_end = True
             response.close()
             raise StopAsyncIteration
         return piece

@@ -46,9 +46,10 @@ def load_backend(name: str) -> Any:
         missing = error.name or "a module"
         if missing.partition(".")[0] == entry.module.partition(".")[0]:
             raise
-        raise BackendUnavailable(
-            f"backend {name!r} needs {missing}: pip install 'trunkline[{name}]'"
-        ) from error
+        ours = entry.dist is not None and entry.dist.name == "trunkline" and name != "aiohttp"
+        what = f"'trunkline[{name}]'" if ours else missing
+        message = f"backend {name!r} needs {missing}: pip install {what}"
+        raise BackendUnavailable(message) from error
 
 
 def _find(name: str) -> EntryPoint:
@@ -85,7 +86,8 @@ def _choose_automatically(config: TransportConfig) -> tuple[Transport, str]:
         try:
             transport = _make(name, config)
         except UnsupportedOption as error:
-            passed_over.append(f"{name} is out ({error})")
+            fact, _, _ = str(error).partition("; ")
+            passed_over.append(f"{name} is out ({fact})")
         else:
             why = "; ".join(passed_over) or "auto prefers it, and it can do what the config asks"
             return transport, f"{name}: {why}"

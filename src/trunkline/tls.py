@@ -10,6 +10,29 @@ from trunkline._errors import UnsupportedOption
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
+class LazyContext:
+    """The context for a transport, made when the first TLS connection needs it.
+
+    Loading the system's authorities takes some 30 ms, which a transport that only speaks http is
+    spared. Files that the config names are read at once, so that a bad one is refused at once.
+
+    Raises:
+        UnsupportedOption: as `make_ssl_context`.
+    """
+
+    def __init__(self, tls: Tls, *, http2: bool = False) -> None:
+        self._tls = tls
+        self._http2 = http2
+        self._context: ssl.SSLContext | None = None
+        if tls.ca_file is not None or tls.client_cert is not None:
+            self.get()
+
+    def get(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = make_ssl_context(self._tls, http2=self._http2)
+        return self._context
+
+
 def make_ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
     """A client context that offers "http/1.1" by ALPN, and "h2" before it if `http2`.
 

@@ -39,7 +39,7 @@ _TIMEOUTS: dict[Phase, tuple[str, type[TransportTimeout], str]] = {
 class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
-    __slots__ = ("_due", "_runtime", "_scope", "_total_due", "begun",
+    __slots__ = ("_due", "_due_is_total", "_runtime", "_scope", "_total_due", "begun",
                  "bytes_sent", "head_due_from", "phase", "request_sent", "response_started",
                  "timeouts")  # fmt: skip
 
@@ -49,6 +49,7 @@ class ExchangeAttempt:
         self.timeouts = timeouts
         self._total_due = None if timeouts.total is None else started + timeouts.total
         self._due: float | None = None
+        self._due_is_total = False
         self.phase: Phase = "write"
         self.begun = self.head_due_from = started
         self.bytes_sent = 0
@@ -68,7 +69,8 @@ class ExchangeAttempt:
         limit = _TIMEOUTS.get(phase)
         seconds: float | None = None if limit is None else getattr(self.timeouts, limit[0])
         due = None if seconds is None else now + seconds
-        if self._total_due is not None and (due is None or self._total_due < due):
+        self._due_is_total = self._total_due is not None and (due is None or self._total_due < due)
+        if self._due_is_total:
             due = self._total_due
         self._due = due
         if self._scope is not None:
@@ -88,7 +90,8 @@ class ExchangeAttempt:
         raise self._timeout()
 
     def _timeout(self) -> TransportTimeout:
-        if self._total_due is not None and monotonic() >= self._total_due:
+        # Not by the clock: uvloop's timers fire up to a millisecond early.
+        if self._due_is_total:
             return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=self.phase)
         name, error, message = _TIMEOUTS[self.phase]
         return error(message.format(getattr(self.timeouts, name)))

@@ -62,9 +62,9 @@ class LeasedBody:
         self._leaks = leaks
 
     async def read(self) -> bytes:
-        if self._lease is None:
-            if self._timings.total is not None:
-                return b""
+        if self._timings.total is not None:
+            return b""
+        if self._lease is None or self._pool.is_closed:
             raise self._no_longer_ours()
         if self._leaks is not None:
             return await self._leaks.watched(self, self._read)

@@ -39,17 +39,15 @@ class Call:
         self.lease: Lease | None = None
         self.watch = watch
 
-    def seconds(self, limit: float | None) -> float | None:
-        """`limit`, or what is left of `timeouts.total` if that is less."""
+    def seconds(self, limit: float | None) -> tuple[float | None, bool]:
+        """`limit`, or what is left of `timeouts.total` if that is less; and whether it is."""
         if self.timeouts.total is None:
-            return limit
+            return limit, False
         left = self.started + self.timeouts.total - monotonic()
-        return left if limit is None else min(limit, left)
+        return (left, True) if limit is None or left < limit else (limit, False)
 
-    def check_deadline(self, phase: Phase, cause: BaseException | None = None) -> None:
-        total = self.timeouts.total
-        if total is not None and monotonic() >= self.started + total:
-            raise DeadlineExceeded(f"not over within {total:g} s", phase=phase) from cause
+    def too_late(self, phase: Phase) -> DeadlineExceeded:
+        return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=phase)
 
     def describe(self, error: TransportError) -> None:
         error.host, error.port = self.request.origin.host, self.request.origin.port

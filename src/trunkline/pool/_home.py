@@ -6,7 +6,10 @@ This module knows when the house is kept and how it ends with its loop. It does 
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+
+import anyio.lowlevel
 
 from trunkline._config import TransportConfig
 from trunkline._contract import Dialer
@@ -16,11 +19,12 @@ from trunkline.dns import Resolver
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._body import Leaks
 from trunkline.pool._pool import Pool, Pooled
-from trunkline.pool._runtime import Runtime
+from trunkline.pool._runtime import Runtime, Scope
 from trunkline.pool._watch import Watch
 
 _TIDY_SECONDS = 1.0  # how often at least idle connections are looked at
 _SHORTEST_PAUSE = 0.01
+_ROUNDS_TO_CANCEL = 100  # of the loop, for the dials that were cancelled to close their sockets
 
 
 class Home:
@@ -57,6 +61,7 @@ class Home:
         self._watches: dict[Pooled, Watch] = {}
         self._open_spare = open_spare
         self._opening: set[Origin] = set()
+        self._dials: set[Scope] = set()
         self._is_ticking = False
         self._loop_end = _until_the_loop_ends(weakref.ref(self))
         _start(self._loop_end)
@@ -85,6 +90,16 @@ class Home:
         finally:
             self._opening.discard(origin)
 
+    @contextmanager
+    def dialing(self, seconds: float | None) -> Generator[None]:
+        """A block that opens a connection, for `seconds` at most and while the home is open."""
+        with self.runtime.scope(seconds) as scope:
+            self._dials.add(scope)
+            try:
+                yield
+            finally:
+                self._dials.discard(scope)
+
     # -- upkeep ------------------------------------------------------------------------------------
 
     def _tick_in(self, seconds: float) -> None:
@@ -108,12 +123,22 @@ class Home:
 
     # -- the end -----------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Close the sockets and end the dials under way. Synchronous, idempotent."""
+        self.pool.close()
+        self.runtime.cancel_spawned()
+        for scope in list(self._dials):
+            scope.cancel()
+
     async def aclose(self, drain: float) -> None:
         if drain > 0 and not self.pool.is_closed:
             self.pool.retire()
             await self.pool.drained(drain)
-        self.pool.close()
-        self.runtime.cancel_spawned()
+        self.close()
+        for _ in range(_ROUNDS_TO_CANCEL):
+            if not self._dials:
+                break
+            await anyio.lowlevel.checkpoint()
         await self.dialer.aclose()
         await self.resolver.aclose()
 
@@ -129,7 +154,7 @@ async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:
     finally:
         alive = home()
         if alive is not None and not alive.pool.is_closed:
-            alive.pool.close()
+            alive.close()
             if not alive.runtime.is_trio:  # there nothing may be awaited any more
                 await alive.aclose(0.0)
 

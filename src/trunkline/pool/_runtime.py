@@ -33,6 +33,10 @@ class Scope(Protocol):
         """Set the deadline anew, `seconds` from now; None takes it away."""
         ...
 
+    def cancel(self) -> None:
+        """Cancel the block now."""
+        ...
+
 
 class Waiter(Protocol):
     """A one-shot wake-up."""
@@ -124,11 +128,12 @@ class _AsyncioScope:
             self._handle.cancel()
             self._handle = None
         if seconds is not None and not self._fired:
-            self._handle = self._loop.call_later(max(seconds, 0.0), self._fire)
+            self._handle = self._loop.call_later(max(seconds, 0.0), self.cancel)
 
-    def _fire(self) -> None:
-        self._fired = True
-        self._task.cancel()
+    def cancel(self) -> None:
+        if not self._fired:
+            self._fired = True
+            self._task.cancel()
 
     def __exit__(
         self,
@@ -193,6 +198,9 @@ class _TrioScope:
     def __init__(self, seconds: float | None) -> None:
         self._scope = anyio.CancelScope()
         self.move(seconds)
+
+    def cancel(self) -> None:
+        self._scope.cancel()
 
     def move(self, seconds: float | None) -> None:
         self._scope.deadline = math.inf if seconds is None else anyio.current_time() + seconds

@@ -132,11 +132,12 @@ class PooledTransport(ABC):
         request, since = call.request, monotonic()
         if call.watch is not None:
             call.watch.start("queue")
+        seconds, is_total = call.seconds(call.timeouts.pool)
         try:
-            seconds = call.seconds(call.timeouts.pool)
             lease = await call.home.pool.wait(request.origin, seconds, request.priority)
         except PoolTimeout as error:
-            call.check_deadline("pool", error)
+            if is_total:
+                raise call.too_late("pool") from error
             raise
         if call.watch is not None:
             call.watch.end("queue")
@@ -144,15 +145,19 @@ class PooledTransport(ABC):
         return lease
 
     async def _connect(self, call: Call, origin: Origin) -> Connection:
-        dial, seconds = Steps(call.watch), call.timeouts.connect
-        with call.home.runtime.scope(call.seconds(seconds)):
-            connection = await call.home.dialer.connect(origin, dial)
+        dial, home = Steps(call.watch), call.home
+        seconds, is_total = call.seconds(call.timeouts.connect)
+        with home.dialing(seconds):
+            connection = await home.dialer.connect(origin, dial)
             dial.finish()
             took, timings = dial.seconds, call.timings
             timings.dns, timings.tls = took.get("dns"), took.get("tls")
             timings.connect = took.get("connect", 0.0) + took.get("proxy", 0.0)
             return connection
-        call.check_deadline(dial.phase)
+        if home.pool.is_closed:
+            raise TransportClosed("the transport was closed meanwhile", phase=dial.phase)
+        if is_total:
+            raise call.too_late(dial.phase)
         raise ConnectTimeout(f"no connection within {seconds:g} s", phase=dial.phase)
 
     async def warm(self, url: str, connections: int = 1) -> int:
@@ -220,7 +225,7 @@ class PooledTransport(ABC):
             if loop is here:
                 await home.aclose(drain)
             else:
-                home.runtime.call_soon_threadsafe(home.pool.close)
+                home.runtime.call_soon_threadsafe(home.close)
 
     # -- beyond the contract -----------------------------------------------------------------------
 

@@ -90,7 +90,9 @@ class Conversation:
         sent: bytes written.
         client_closed: the client has ended the connection, in whatever way.
         client_reset: it did so by RST.
-        handshake_error: why the TLS handshake failed.
+        alpn: the protocol that was agreed on in the TLS handshake.
+        client_certificate: what the client showed in it, as `SSLSocket.getpeercert` gives it.
+        handshake_error: why it failed.
         marks: what the script has passed; see `_script.mark`.
         ended: the script is over and the socket closed.
     """
@@ -103,6 +105,8 @@ class Conversation:
         self.sent = 0
         self.client_closed = False
         self.client_reset = False
+        self.alpn: str | None = None
+        self.client_certificate: object = None
         self.handshake_error: ssl.SSLError | OSError | None = None
         self.marks: set[str] = set()
         self.ended = False
@@ -116,14 +120,6 @@ class Conversation:
     def is_open(self) -> bool:
         """Whether our end of the socket is there."""
         return self._socket.fileno() != -1
-
-    @property
-    def alpn(self) -> str | None:
-        return self._tls.selected_alpn_protocol() if self._tls else None
-
-    @property
-    def client_certificate(self) -> object:
-        return self._tls.getpeercert() if self._tls else None
 
     @property
     def _tls(self) -> ssl.SSLSocket | None:
@@ -258,6 +254,7 @@ class Conversation:
                 self._socket, server_side=True, do_handshake_on_connect=False
             )
             tls.do_handshake()
+            self.alpn, self.client_certificate = tls.selected_alpn_protocol(), tls.getpeercert()
         except OSError as error:  # ssl.SSLError is one
             self.handshake_error = error
             raise self._gone(reset=isinstance(error, ConnectionResetError)) from error

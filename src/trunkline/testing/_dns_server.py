@@ -38,7 +38,7 @@ class Answer:
             there is none gets "no data".
         code: the response code, e.g. "NXDOMAIN".
         ttl: how long those who ask may keep it, in seconds.
-        delay: seconds until it is sent; infinite, it waits for `DNSServer.release`.
+        delay: seconds until it is sent; if infinite, it waits for `DNSServer.release`.
     """
 
     addresses: tuple[str, ...] = ()
@@ -85,6 +85,7 @@ class DNSServer:
         port = self._socket.getsockname()[1]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._late: list[tuple[float, int, bytes, Any]] = []
+        self._is_released = False
         self._lock = threading.Lock()
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
@@ -112,8 +113,9 @@ class DNSServer:
         return self.questions.count((name, kind))
 
     def release(self) -> None:
-        """Send every answer that is being delayed."""
+        """Send every answer that is being delayed, and from now on delay none."""
         with self._lock:
+            self._is_released = True
             late, self._late = self._late, []
         for _, _, data, client in sorted(late):
             self._socket.sendto(data, client)
@@ -153,7 +155,7 @@ class DNSServer:
         answer = self.names.get(name, NXDOMAIN)
         reply = _reply(query, question, answer)
         with self._lock:
-            due = monotonic() + answer.delay
+            due = monotonic() + (0.0 if self._is_released else answer.delay)
             heapq.heappush(self._late, (due, len(self.questions), reply, client))
             self.questions.append((name, dns.rdatatype.to_text(question.rdtype)))
 
@@ -165,9 +167,7 @@ def _reply(query: dns.message.Message, question: dns.rrset.RRset, answer: Answer
     found = [each for each in answer.addresses if (":" in each) == wanted]
     if found:
         kind = dns.rdatatype.to_text(question.rdtype)
-        response.answer.append(
-            dns.rrset.from_text(question.name, answer.ttl, "IN", kind, *found)
-        )
+        response.answer.append(dns.rrset.from_text(question.name, answer.ttl, "IN", kind, *found))
     elif answer.code in ("NOERROR", "NXDOMAIN"):
         # RFC 2308: with it resolvers keep the refusal, as they do in the field.
         root = dns.name.root

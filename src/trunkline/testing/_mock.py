@@ -58,7 +58,9 @@ class MockTransport:
         return response
 
     async def warm(self, url: str, connections: int = 1) -> int:
-        """There is nothing to open: 0."""
+        """There is nothing to open: 0. Raises `TransportClosed` after `aclose`."""
+        if self._closed:
+            raise TransportClosed("the transport is closed")
         if connections < 1:
             raise InvalidRequest("connections: it must be at least 1")
         Request("GET", url)

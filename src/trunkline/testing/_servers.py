@@ -7,7 +7,6 @@ scripts are made of is in `_script`; what they act on, in `_conversation`.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -62,7 +61,6 @@ class ScriptedServer:
         self._gates = Gates()
         self._threads: list[threading.Thread] = []
         self._listener = _listen(host, uds)
-        self._listener.settimeout(0.5)  # On some systems a shutdown does not wake `accept`.
         self.port = 0 if uds is not None else int(self._listener.getsockname()[1])
 
     # -- its life ----------------------------------------------------------------------------------
@@ -87,8 +85,7 @@ class ScriptedServer:
         """
         self._gates.stopping.set()
         self.release()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        self._wake()
         self._threads[0].join()
         self._listener.close()
         for conversation in self.conversations:
@@ -103,13 +100,16 @@ class ScriptedServer:
         self._threads.append(thread)
         thread.start()
 
+    def _wake(self) -> None:
+        """Make `accept` return: it hears of nothing but a connection on every system."""
+        with socket.socket(self._listener.family) as caller:
+            caller.connect(self._listener.getsockname())
+
     def _accept(self) -> None:
-        while not self._gates.stopping.is_set():
-            try:
-                plain, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:  # It was shut down.
+        while True:
+            plain, _ = self._listener.accept()
+            if self._gates.stopping.is_set():
+                plain.close()
                 return
             number = len(self.conversations)
             script = self._scripts[min(number, len(self._scripts) - 1)]

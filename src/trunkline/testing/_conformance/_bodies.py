@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trunkline._errors import DecodeError
+from trunkline._errors import DecodeError, DecompressionLimit
 from trunkline.testing._conformance._base import Conformance
 from trunkline.testing._script import expect_request as expect
 from trunkline.testing._script import response, send, serve, wait
@@ -90,6 +90,19 @@ class Bodies(Conformance):
 
             assert (caught.value.phase, caught.value.response_started) == ("body", True)
             assert caught.value.host == "127.0.0.1"
+            assert rig.transport.snapshot().active == 0
+
+    async def test_a_body_that_inflates_beyond_measure_is_an_error(self) -> None:
+        coder = zlib.compressobj(wbits=31)
+        bomb = b"".join(coder.compress(bytes(1024 * 1024)) for _ in range(64)) + coder.flush()
+        async with self.rig(serve(response(200, bomb, ("Content-Encoding", "gzip")))) as rig:
+            async with await rig.send() as answered:
+                largest = 0
+                with pytest.raises(DecompressionLimit):  # noqa: PT012  # the pieces count
+                    async for piece in answered.aiter_bytes():
+                        largest = max(largest, len(piece))
+
+            assert largest <= 1024 * 1024
             assert rig.transport.snapshot().active == 0
 
     # -- forms -------------------------------------------------------------------------------------

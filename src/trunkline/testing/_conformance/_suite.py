@@ -7,11 +7,16 @@ from trunkline.testing._conformance._cancelling import Cancelling
 from trunkline.testing._conformance._closing import Closing
 from trunkline.testing._conformance._connecting import Connecting
 from trunkline.testing._conformance._deadlines import Deadlines
+from trunkline.testing._conformance._facts import Facts
 from trunkline.testing._conformance._failing import Failing
+from trunkline.testing._conformance._http2 import Http2
 from trunkline.testing._conformance._limits import LimitsHold
+from trunkline.testing._conformance._options import Options
+from trunkline.testing._conformance._replaying import Replaying
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
 from trunkline.testing._conformance._reuse import Reuse
+from trunkline.testing._conformance._routes import Routes
 from trunkline.testing._conformance._snapshots import Snapshots
 from trunkline.testing._conformance._streaming import Streaming
 from trunkline.testing._conformance._warming import Warming
@@ -31,6 +36,11 @@ class TransportConformance(
     Connecting,
     Failing,
     Deadlines,
+    Replaying,
+    Facts,
+    Routes,
+    Options,
+    Http2,
 ):
     """Every behaviour of the contract, as a test.
 
