@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
 
-    from trunkline.dns import Resolver
     from trunkline.proxy import Proxy
 
 _READ_BUFFER = 65536  # bytes; reading pauses at twice this
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
+_addresses: ContextVar[tuple[str, ...]] = ContextVar("addresses")
 _sockets: ContextVar[list[socket.socket]] = ContextVar("sockets")
 on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
     "on_protocol_made", default=None
@@ -136,11 +137,8 @@ class Handler(ResponseHandler):
         await self._drain_helper()
 
 
-class _SharedResolver(AbstractResolver):
-    """The transport's own resolver, as aiohttp wants it."""
-
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
+class _Resolved(AbstractResolver):
+    """Tells aiohttp the addresses that the dial under way has already got."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -154,24 +152,23 @@ class _SharedResolver(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in await self._resolver.resolve(host)
+            for address in _addresses.get()
         ]
 
     async def close(self) -> None:
-        """The resolver is the transport's to close."""
+        """There is nothing to close."""
 
 
 def make_connector(
     *,
-    resolver: Resolver,
     limit: int,
     limit_per_host: int,
     keepalive_timeout: float | None,
 ) -> aiohttp.TCPConnector:
     """A connector on the running loop; 0 means no limit."""
     connector = aiohttp.TCPConnector(
-        resolver=_SharedResolver(resolver),
-        ttl_dns_cache=0,  # trunkline.dns is the cache; one on top would double the age of an answer
+        resolver=_Resolved(),
+        use_dns_cache=False,  # trunkline.dns is the cache: see docs/decisions/0005-dns.md
         limit=limit,
         limit_per_host=limit_per_host,
         keepalive_timeout=keepalive_timeout,
@@ -199,9 +196,13 @@ def _make_socket(info: AddrInfoType) -> socket.socket:
 
 
 async def open_socket(
-    connector: aiohttp.TCPConnector, url: str, tls: ssl.SSLContext | None, proxy: Proxy | None
+    connector: aiohttp.TCPConnector,
+    url: str,
+    addresses: tuple[str, ...],
+    tls: ssl.SSLContext | None,
+    proxy: Proxy | None,
 ) -> Opened:
-    """Dial: name resolution, happy eyeballs, proxy and TLS are the connector's."""
+    """Dial `addresses`: happy eyeballs, proxy and TLS are the connector's."""
     credentials = None if proxy is None else proxy.authorization
     request = ClientRequest(
         "GET",
@@ -211,29 +212,48 @@ async def open_socket(
         proxy=None if proxy is None else URL(proxy.url),
         proxy_headers=None if credentials is None else {"Proxy-Authorization": credentials},
     )
-    token = _sockets.set([])
-    try:
-        return await connector.connect(request, [], _NO_TIMEOUT)
-    except BaseException:
-        _close_soon(_sockets.get())
-        raise
-    finally:
-        _sockets.reset(token)
-
-
-def _close_soon(sockets: list[socket.socket]) -> None:
-    """Close what a failed dial left open: uvloop forgets a socket whose TLS handshake is reset.
-
-    Two rounds later: a transport that still has the socket closes it itself in the next one.
-    """
+    sockets: list[socket.socket] = []
+    context = copy_context()
+    context.run(_sockets.set, sockets)
+    context.run(_addresses.set, addresses)
     loop = asyncio.get_running_loop()
+    task = loop.create_task(connector.connect(request, [], _NO_TIMEOUT), context=context)
+    try:
+        return await asyncio.shield(task)
+    except BaseException:
+        _end(task, sockets)
+        raise
 
-    def close() -> None:
+
+def _end(task: asyncio.Task[Opened], sockets: list[socket.socket]) -> None:
+    """End a dial that failed or was cancelled, and see that no socket is left of it.
+
+    A TLS handshake is ended by shutting its socket, which each loop notices in good order; to be
+    cancelled in it makes uvloop write to a transport that it has closed.
+    """
+    was_shut = [_shut(one) for one in sockets]
+    if not any(was_shut):
+        task.cancel()
+    task.add_done_callback(partial(_after_failure, sockets))
+
+
+def _shut(sock: socket.socket) -> bool:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:  # not connected yet, or closed
+        return False
+    return True
+
+
+def _after_failure(sockets: list[socket.socket], task: asyncio.Task[Opened]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()  # it was done when it was cancelled
+    elif not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        # uvloop closes the descriptor of a connection that it could not make, and forgets to tell
+        # the socket, which would close the same number once more.
         for one in sockets:
-            one.close()
-
-    if sockets:
-        loop.call_soon(loop.call_soon, close)
+            if one.fileno() >= 0:
+                one.detach()
 
 
 async def open_unix_socket(path: str, tls: ssl.SSLContext | None, host: str) -> Handler:

@@ -15,6 +15,7 @@ from trunkline import (
     Dialer,
     Origin,
     Phase,
+    TLSError,
     TransportConfig,
     TransportError,
 )
@@ -63,7 +64,6 @@ class _AiohttpDialer:
         self._tls = tls
         self._resolver = resolver
         self._connector = make_connector(
-            resolver=resolver,
             limit=limits.max_connections or 0,
             limit_per_host=limits.max_connections_per_host or 0,
             keepalive_timeout=limits.keepalive_expiry,
@@ -71,9 +71,10 @@ class _AiohttpDialer:
 
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         proxy = find_proxy(self._config, origin)
+        addresses: tuple[str, ...] = ()
         if self._config.uds is None:
             dial.begin("dns")
-            await self._resolver.resolve(origin.host if proxy is None else proxy.host)
+            addresses = await self._resolver.resolve(origin.host if proxy is None else proxy.host)
         opened: Opened | None = None
         uses_tls = origin.is_tls or (proxy is not None and proxy.scheme == "https")
         tls = self._tls.get() if uses_tls else None
@@ -82,7 +83,7 @@ class _AiohttpDialer:
             if self._config.uds is not None:
                 protocol = await open_unix_socket(str(self._config.uds), tls, origin.host)
             else:
-                opened = await open_socket(self._connector, str(origin), tls, proxy)
+                opened = await open_socket(self._connector, str(origin), addresses, tls, proxy)
                 protocol = cast("Handler", opened.protocol)
         except Exception as error:
             if isinstance(error, TransportError):
@@ -90,6 +91,11 @@ class _AiohttpDialer:
             raise connect_error(error, dial, proxied=proxy is not None) from error
         finally:
             on_protocol_made.reset(token)
+        if protocol.transport is None:
+            # It ended while it was handed over: an alert right after a TLS 1.3 handshake.
+            if opened is not None:
+                opened.close()
+            raise TLSError("the peer ended the connection after the TLS handshake")
         forward = proxy if proxy is not None and not origin.is_tls else None
         return AiohttpConnection(opened, protocol, forward)
 

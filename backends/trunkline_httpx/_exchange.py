@@ -13,10 +13,10 @@ import anyio
 import httpcore
 import httpx
 
-from trunkline import Attempt, LimitExceeded, RemoteProtocolError, Request
+from trunkline import Attempt, LimitExceeded, RemoteProtocolError, Request, TransportError
 from trunkline_httpx._httpcore import make_transport, unread
 from trunkline_httpx._message import RequestBody, decode_headers, encode_value
-from trunkline_httpx._network import RECEIVE_SIZE, Stream
+from trunkline_httpx._network import FAIR_SHARE, RECEIVE_SIZE, Stream, give_way
 from trunkline_httpx._translate import EXCHANGE, Course, translate
 
 _MAX_HELD = 256 * 1024
@@ -74,7 +74,7 @@ class Http1Connection:
         self._wire.begin(request, attempt, body)
         try:
             message = self._message(request, body)
-            response = await attempt.wait(self._transport.handle_async_request(message))
+            response = await self._transport.handle_async_request(message)
             self._wire.awaits_head = False
             if not body.is_over:
                 await body.aclose()
@@ -136,7 +136,7 @@ class Http1Exchange:
             return b""
         self._attempt.begin("body")
         try:
-            piece = await self._attempt.wait(self._next())
+            piece = await self._next()
         except BaseException as error:
             self._over = True
             self._connection.abort()
@@ -196,7 +196,7 @@ class _Wire(httpcore.AsyncNetworkStream):
         self._joins = self._expects = False
         self._head: bytes | None = None
         self._held = b""
-        self._received = 0
+        self._received = self._receptions = 0
         self._failure: Exception | None = None
         self._has_ended = False
         self.is_sending = self.awaits_head = False
@@ -225,16 +225,22 @@ class _Wire(httpcore.AsyncNetworkStream):
             if self._expects:
                 self._expects = False
                 await self._wait_for_continue()
+        except TransportError:  # a deadline, which is an OSError too
+            raise
         except (OSError, anyio.ClosedResourceError) as error:
             self._failure = error
             raise httpcore.WriteError from error
-        self.is_sending = not self._body.is_over
+        if self._body.is_over:
+            self.is_sending = False
+            self._attempt.begin("headers")
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         data, self._held = self._held, b""
         if not data:
             try:
-                data = await self._stream.receive(max_bytes)
+                data = await self._receive(max_bytes)
+            except TransportError:
+                raise
             except (OSError, anyio.ClosedResourceError) as error:
                 raise httpcore.ReadError from error
         if self.awaits_head:
@@ -271,14 +277,26 @@ class _Wire(httpcore.AsyncNetworkStream):
             if not rest and stream.flush_nowait():
                 return
             self._listen()
-            await (stream.wait_either() if len(self._held) < _MAX_HELD else stream.wait_writable())
+            is_full = len(self._held) >= _MAX_HELD
+            await attempt.wait(stream.wait_writable() if is_full else stream.wait_either())
             is_blocked = True
 
     async def _wait_for_continue(self) -> None:
         # No longer than curl does: RFC 9110 section 10.1.1 says not to wait for ever.
         with anyio.move_on_after(_CONTINUE_SECONDS):
-            await self._stream.wait_readable()
+            await self._attempt.wait(self._stream.wait_readable())
         self._listen()
+
+    async def _receive(self, max_bytes: int) -> bytes:
+        attempt, stream = self._attempt, self._stream
+        data = stream.receive_nowait(max_bytes)
+        while data is None:
+            await attempt.wait(stream.wait_readable())
+            data = stream.receive_nowait(max_bytes)
+        self._receptions += 1
+        if self._receptions % FAIR_SHARE == 0:
+            await attempt.wait(give_way())
+        return data
 
     def _listen(self) -> None:
         """Take in what the peer says already.

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
-import anyio.lowlevel
 import h2.events
 import h2.exceptions
 from h2.errors import ErrorCodes
@@ -40,11 +39,10 @@ from trunkline_httpx._http2_protocol import (
     make_protocol,
 )
 from trunkline_httpx._message import RequestBody
-from trunkline_httpx._network import RECEIVE_SIZE, Stream
+from trunkline_httpx._network import FAIR_SHARE, RECEIVE_SIZE, Stream, give_way
 from trunkline_httpx._translate import EXCHANGE, Table, say, translate
 
 _MAX_OUTBOX = 4 * 1024 * 1024
-_FAIR_SHARE = 16
 
 HTTP2: Table = (
     (h2.exceptions.DenialOfServiceError, say(LimitExceeded, "the response head is too long")),
@@ -70,7 +68,7 @@ class Http2Connection:
         self._outbox = bytearray()
         self._sent = 0
         self._is_blocked = False
-        self._streak = 0
+        self._receptions = 0
         self._goaway_code = 0
         self._is_retired = self._is_broken = self._is_closed = False
         self.push()
@@ -83,7 +81,7 @@ class Http2Connection:
 
     def is_usable(self) -> bool:
         if not self._is_reading:
-            for _ in range(_FAIR_SHARE):
+            for _ in range(FAIR_SHARE):
                 if self._is_retired or not self._take_in():
                     break
         return not self._is_retired
@@ -93,7 +91,7 @@ class Http2Connection:
         body = RequestBody(request, attempt)
         exchange = self._open(request, attempt, has_body=body.is_streamed or body.size > 0)
         try:
-            await attempt.wait(exchange.run(body))
+            await exchange.run(body)
         except BaseException:
             exchange.close()
             raise
@@ -180,32 +178,35 @@ class Http2Connection:
         if not reads and not writes:
             event = self._waiting[exchange] = anyio.Event()
             try:
-                await event.wait()
+                await exchange.attempt.wait(event.wait())
             finally:
                 del self._waiting[exchange]
             return
         self._is_reading |= reads
         self._is_writing |= writes
         try:
-            await self._serve(reads, writes)
+            await self._serve(exchange.attempt, reads, writes)
+        except TransportError:  # a deadline, which is an OSError too
+            raise
         except (OSError, anyio.ClosedResourceError) as error:
             self._end(error)
         finally:
             self._is_reading &= not reads
             self._is_writing &= not writes
 
-    async def _serve(self, reads: bool, writes: bool) -> None:
+    async def _serve(self, attempt: Attempt, reads: bool, writes: bool) -> None:
         if reads and self._take_in():
-            self._streak += 1
-            if self._streak % _FAIR_SHARE == 0:
-                await anyio.lowlevel.checkpoint()
+            self._receptions += 1
+            if self._receptions % FAIR_SHARE == 0:
+                await attempt.wait(give_way())
             return
         if self._is_closed:
             return
+        stream = self._stream
         if reads and writes:
-            await self._stream.wait_either()
+            await attempt.wait(stream.wait_either())
         else:
-            await (self._stream.wait_readable() if reads else self._stream.wait_writable())
+            await attempt.wait(stream.wait_readable() if reads else stream.wait_writable())
         if writes:
             self.push()
         if reads:

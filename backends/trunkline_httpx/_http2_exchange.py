@@ -113,6 +113,8 @@ class Http2Exchange:
             connection.protocol.end_stream(self.id)
             self._is_sent = True
         await connection.flush(self)
+        if self._is_sent:
+            self.attempt.begin("headers")
         await connection.until(self, self._has_head)
         if self.failure is not None and not self.status_code:
             raise self.failure
@@ -188,7 +190,7 @@ class Http2Exchange:
         self.attempt.begin("body")
         try:
             if not self._has_news():
-                await self.attempt.wait(self._connection.until(self, self._has_news))
+                await self._connection.until(self, self._has_news)
             if self.pieces:
                 data, size = self.pieces.popleft()
                 self._connection.acknowledge(self, size)

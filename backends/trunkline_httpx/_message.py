@@ -41,7 +41,7 @@ def decode_headers(raw_headers: RawHeaders) -> CIMultiDictProxy[str]:
 
 
 class RequestBody(httpx.AsyncByteStream):
-    """The content of a request on its way out. At its end the response is waited for.
+    """The content of a request on its way out.
 
     An iterator, not an async generator: one that is dropped half-way leaves nothing to finalize.
 
@@ -86,14 +86,13 @@ class RequestBody(httpx.AsyncByteStream):
             self.failure = InvalidRequest("content: it is shorter than Content-Length")
             raise self.failure
         self.is_over = True
-        self._attempt.begin("headers")
         raise StopAsyncIteration
 
     async def _next_piece(self, pieces: AsyncIterator[Any]) -> bytes:
         while True:
             # What the caller needs to produce a piece is no delay of the peer's.
             self._attempt.begin("request")
-            piece = _to_bytes(await pieces.__anext__())
+            piece = _to_bytes(await self._attempt.wait(pieces.__anext__()))
             self._attempt.begin("write")
             if self._left is not None:
                 self._left -= len(piece)

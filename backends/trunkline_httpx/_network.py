@@ -28,7 +28,7 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 RECEIVE_SIZE = 64 * 1024
 _RECORD = 16 * 1024
-_FAIR_SHARE = 16
+FAIR_SHARE = 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -85,10 +85,8 @@ class Stream(ABC):
             self._streak = 0
             data = self.receive_nowait(max_bytes)
         self._streak += 1
-        if self._streak == _FAIR_SHARE:
-            # A peer that always has more would keep every other task, and every deadline, waiting.
-            self._streak = 0
-            await anyio.lowlevel.checkpoint()
+        if self._streak % FAIR_SHARE == 0:
+            await give_way()
         return data
 
     async def send(self, data: bytes) -> None:
@@ -99,6 +97,17 @@ class Stream(ABC):
             if not rest and self.flush_nowait():
                 return
             await self.wait_writable()
+
+
+async def give_way() -> None:
+    """Let other tasks run, and deadlines that have passed cancel this one.
+
+    For after `FAIR_SHARE` steps that did not have to wait: a peer that always has more would keep
+    the event loop to itself.
+    """
+    await anyio.lowlevel.checkpoint()
+    # asyncio looks at its timers after the tasks that are ready: the second time it has.
+    await anyio.lowlevel.checkpoint()
 
 
 class SocketStream(Stream):

@@ -214,6 +214,14 @@ class Request:
         """Whether the body can be sent a second time: it is bytes, or there is none."""
         return self.content is None or isinstance(self.content, bytes)
 
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece; nothing where there is none."""
+        if isinstance(self.content, bytes):
+            yield self.content
+        elif self.content is not None:
+            async for piece in self.content:
+                yield piece
+
     def wire_headers(self) -> list[tuple[str, str]]:
         """The header fields in the order they are sent: `Host` first, framing last."""
         fields = [] if "Host" in self.headers else [("Host", self.origin.authority)]

@@ -78,7 +78,7 @@ class Resolver:
     - Addresses come in the resolver's order (RFC 6724), then in turns by family (RFC 8305
       section 4), which is the order to try them in.
     - No more than `MAX_LOOKUPS` look-ups run at once. Those of the system's resolver run in threads
-      that no other part of the program waits for.
+      that no other part of the program waits for, but for the end of the process on asyncio.
 
     Raises:
         UnsupportedOption: see `refuse_dns`.
@@ -153,22 +153,18 @@ class Resolver:
     # -- look-ups ----------------------------------------------------------------------------------
 
     async def _wait(self, host: str) -> _Outcome:
-        lookup = self._joinable.get(host) or self._begin(host)
-        stale = self._cache.stale(host)
-        patience = None
-        if stale is not None:
-            patience = max(lookup.began + STALE_PATIENCE - self._clock(), 0.0)
-        lookup.waiting += 1
-        try:
-            with anyio.move_on_after(patience):
-                await lookup.done.wait()
-        finally:
-            lookup.waiting -= 1
-        if lookup.outcome is not None:
-            return lookup.outcome
-        if stale is None or self._closed:
-            raise TransportClosed("closed while the name was being resolved", phase="dns")
-        return stale
+        while True:
+            lookup = self._joinable.get(host) or self._begin(host)
+            stale = self._cache.stale(host)
+            patience = None
+            if stale is not None:
+                patience = max(lookup.began + STALE_PATIENCE - self._clock(), 0.0)
+            await lookup.wait(patience)
+            if lookup.outcome is not None:
+                return lookup.outcome
+            if stale is not None and not self._closed:
+                return stale
+            # It was ended: by `close`, or because nobody waited when its turn had come.
 
     def _begin(self, host: str) -> _Lookup:
         if self._closed:
@@ -225,6 +221,15 @@ class _Lookup:
     done: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     task: object = None  # asyncio itself keeps a weak reference only
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait for its end, no longer than `seconds`."""
+        self.waiting += 1
+        try:
+            with anyio.move_on_after(seconds):
+                await self.done.wait()
+        finally:
+            self.waiting -= 1
 
 
 def refuse_dns(dns: Dns, loop: str | None) -> None:

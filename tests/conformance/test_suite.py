@@ -34,9 +34,9 @@ BROKEN = """
     class Wrapped:
         def __init__(self, config):
             self.inner = trunkline.open_transport(config)
-            self.capabilities = self.inner.capabilities
-            self.snapshot, self.warm = self.inner.snapshot, self.inner.warm
-            self.send, self.aclose = self.inner.send, self.inner.aclose
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
 
 
     class RaisesForAStatus(Wrapped):
@@ -143,7 +143,7 @@ BROKEN = """
 HAS_TO_FAIL = {
     "RaisesForAStatus": "test_an_error_status_is_a_response",
     "FollowsRedirects": "test_redirects_are_not_followed",
-    "ReadsTheBodyFirst": "test_a_response_that_is_dropped_gives_its_connection_back",
+    "ReadsTheBodyFirst": "test_a_body_read_to_its_end_frees_the_connection",
     "AddsAHeader": "test_a_request_without_a_body_has_no_header_but_host",
     "ChangesTheMethod": "test_the_method_is_sent_as_given",
     "SendsTwice": "test_a_post_that_may_have_been_processed_is_sent_once",

@@ -29,7 +29,7 @@ CORE = ROOT / "src"
 BACKENDS = ROOT / "backends"
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"_errors"}),
+    frozenset({"_errors", "_version"}),
     frozenset({"decode", "_sse", "_config"}),
     frozenset({"_messages"}),
     frozenset({"_contract"}),
@@ -49,8 +49,10 @@ NOT_LOADED = LIBRARIES | {"trio"}
 
 # What a backend is made of, beside the standard library and trunkline's public names.
 OWN_LIBRARIES = {
-    "trunkline_aiohttp": frozenset({"aiohttp", "anyio", "multidict", "yarl"}),
-    "trunkline_httpx": frozenset({"anyio", "h2", "httpcore", "httpx"}),
+    "trunkline_aiohttp": frozenset({"aiohappyeyeballs", "aiohttp", "multidict", "yarl"}),
+    "trunkline_httpx": frozenset(
+        {"anyio", "h11", "h2", "httpcore", "httpx", "multidict", "socksio"}
+    ),
 }
 
 

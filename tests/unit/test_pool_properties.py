@@ -231,12 +231,13 @@ class PoolMachine(RuleBasedStateMachine):
         except TransportClosed:
             assert self.pool.is_closed
             return
-        if lease is None:
+        if lease is not None:
+            assert not self.queues[origin], "a newcomer went before those who wait"
+            assert not (fresh and lease.pooled), "asked for a fresh one"
+            self.hold(origin, lease)
+            assert lease.pooled is None or lease.pooled.connection.is_usable(), "lent when closed"
+        elif not fresh:  # one that warms the pool does not wait
             self.queue_up(origin, priority)
-            return
-        assert not self.queues[origin], "a newcomer went before those who wait"
-        assert not (fresh and lease.pooled), "asked for a fresh one"
-        self.hold(origin, lease)
 
     def queue_up(self, origin: Origin, priority: int) -> None:
         waiting = sum(map(len, self.queues.values()))
@@ -260,7 +261,6 @@ class PoolMachine(RuleBasedStateMachine):
         connection = holder.connection
         if connection is not None:
             assert connection.origin == origin, "lent to another origin"
-            assert connection.is_usable(), "lent although its peer has closed it"
 
     def end_of(self, caller: Caller, error: BaseException | None) -> None:
         """Let a suspended caller run to its end."""

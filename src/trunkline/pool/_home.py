@@ -126,6 +126,7 @@ class Home:
     def close(self) -> None:
         """Close the sockets and end the dials under way. Synchronous, idempotent."""
         self.pool.close()
+        self.resolver.close()
         self.runtime.cancel_spawned()
         for scope in list(self._dials):
             scope.cancel()

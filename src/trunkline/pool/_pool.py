@@ -168,7 +168,10 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         if len(state.waiting):
             return None
-        return self._take(state, fresh=fresh)
+        lease = self._take(state, fresh=fresh)
+        if lease is None:
+            self._forget_if_unused(state)
+        return lease
 
     def _add_origin(self, origin: Origin) -> OriginState:
         state = self._origins[origin] = OriginState(
@@ -178,17 +181,21 @@ class Pool:
         )
         return state
 
-    async def wait(self, origin: Origin, seconds: float | None, priority: int = 0) -> Lease:
-        """Queue for a lease, after `acquire_nowait` gave none.
+    async def wait(
+        self, origin: Origin, seconds: float | None, priority: int = 0, *, fresh: bool = False
+    ) -> Lease:
+        """Queue for a lease, after `acquire_nowait` gave none. `fresh`: as there.
 
         Raises:
             PoolFull: `max_waiting` calls wait already.
             PoolTimeout: nothing came free within `seconds`.
             TransportClosed: the pool was closed meanwhile.
         """
-        state = self._origins[origin]
         self._refuse_when_full()
-        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter())
+        state = self._origins.get(origin) or self._add_origin(origin)
+        # A stream of an HTTP/2 connection is as good as a fresh connection: none waits for one.
+        fresh = fresh and not state.multiplexes
+        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
         self._alarm.exhausted(self.in_use, self.waiting + 1)
         since = monotonic()
         state.waiting.push(ticket)
@@ -279,6 +286,8 @@ class Pool:
 
     def _newest_idle(self, state: OriginState) -> Pooled | None:
         while state.idle:
+            if next(reversed(state.idle)).connection.max_exchanges < 1:
+                return None  # HTTP/2: the peer allows no stream at the moment
             pooled, _ = state.idle.popitem()
             del self._idle[pooled]
             state.busy[pooled] = None
@@ -329,6 +338,8 @@ class Pool:
             other = pooled.origin
             if other is state or not len(other.waiting) or state.held < other.held:
                 self._close(pooled, "evicted")
+                if other is not state:
+                    self._forget_if_unused(other)
                 return True
         return False
 
@@ -359,7 +370,9 @@ class Pool:
             self._end_exchange(state, pooled)
         self._serve_waiting()
         while len(self._idle) > self._max_idle:
-            self._close(next(iter(self._idle)), self._surplus)
+            surplus = next(iter(self._idle))
+            self._close(surplus, self._surplus)
+            self._forget_if_unused(surplus.origin)
         self._forget_if_unused(state)
         if self._alarm.is_on and self.in_use < self._alarm.line:
             self._alarm.fall(self.in_use, self.waiting)
@@ -411,9 +424,9 @@ class Pool:
         if len(self._queues) > 1:
             queues = sorted(queues, key=lambda state: state.waiting.first().rank)
         for state in queues:
-            lease = self._take(state)
+            ticket = state.waiting.first()
+            lease = self._take(state, fresh=ticket.fresh)
             if lease is not None:
-                ticket = state.waiting.first()
                 state.waiting.remove(ticket)
                 if not len(state.waiting):
                     del self._queues[state]
@@ -522,6 +535,8 @@ class Pool:
             state.waiting.wake_all()
         self._origins.clear()
         self._queues.clear()
+        if self._on_drained is not None:
+            self._on_drained()
 
 
 def _origin_snapshot(state: OriginState) -> OriginSnapshot:

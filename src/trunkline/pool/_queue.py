@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Ticket:
     """A place in a queue; `lease` is set before the waiter is woken."""
 
-    __slots__ = ("lease", "number", "priority", "waiter")
+    __slots__ = ("fresh", "lease", "number", "priority", "waiter")
 
-    def __init__(self, number: int, priority: int, waiter: Waiter) -> None:
+    def __init__(self, number: int, priority: int, waiter: Waiter, *, fresh: bool) -> None:
+        self.fresh = fresh
         self.number = number
         self.priority = priority
         self.waiter = waiter

@@ -19,6 +19,7 @@ import anyio
 from trunkline._config import TransportConfig
 from trunkline._contract import Capabilities, Connection, Dialer, Exchange, PoolSnapshot
 from trunkline._errors import (
+    ConnectionFailed,
     ConnectTimeout,
     InvalidRequest,
     NetworkError,
@@ -29,7 +30,7 @@ from trunkline._errors import (
 )
 from trunkline._events import Observer
 from trunkline._messages import ConnectionInfo, Origin, Request, Response
-from trunkline.dns import Resolver
+from trunkline.dns import Resolver, refuse_dns
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._body import LeasedBody
 from trunkline.pool._call import Call
@@ -37,6 +38,7 @@ from trunkline.pool._home import Home
 from trunkline.pool._pool import Lease, Pooled
 from trunkline.pool._runtime import current_loop, make_runtime, sniff_loop
 from trunkline.pool._watch import Steps, Watch
+from trunkline.proxy import find_proxy
 
 _MAX_ATTEMPTS = 2
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -124,17 +126,19 @@ class PooledTransport(ABC):
         pool, origin = call.home.pool, call.request.origin
         lease = pool.acquire_nowait(origin, fresh=call.attempts > 0)
         if lease is None:
-            lease = await self._queue(call)
+            lease = await self._queue(call, fresh=call.attempts > 0)
         call.lease = lease
         return lease
 
-    async def _queue(self, call: Call) -> Lease:
+    async def _queue(self, call: Call, *, fresh: bool) -> Lease:
         request, since = call.request, monotonic()
         if call.watch is not None:
             call.watch.start("queue")
         seconds, is_total = call.seconds(call.timeouts.pool)
         try:
-            lease = await call.home.pool.wait(request.origin, seconds, request.priority)
+            lease = await call.home.pool.wait(
+                request.origin, seconds, priority=request.priority, fresh=fresh
+            )
         except PoolTimeout as error:
             if is_total:
                 raise call.too_late("pool") from error
@@ -148,7 +152,11 @@ class PooledTransport(ABC):
         dial, home = Steps(call.watch), call.home
         seconds, is_total = call.seconds(call.timeouts.connect)
         with home.dialing(seconds):
-            connection = await home.dialer.connect(origin, dial)
+            try:
+                connection = await home.dialer.connect(origin, dial)
+            except ConnectionFailed:
+                self._doubt_addresses(home, origin)
+                raise
             dial.finish()
             took, timings = dial.seconds, call.timings
             timings.dns, timings.tls = took.get("dns"), took.get("tls")
@@ -156,9 +164,16 @@ class PooledTransport(ABC):
             return connection
         if home.pool.is_closed:
             raise TransportClosed("the transport was closed meanwhile", phase=dial.phase)
+        self._doubt_addresses(home, origin)
         if is_total:
             raise call.too_late(dial.phase)
         raise ConnectTimeout(f"no connection within {seconds:g} s", phase=dial.phase)
+
+    def _doubt_addresses(self, home: Home, origin: Origin) -> None:
+        """No connection came of the names of `origin` and its proxy: have them looked up anew."""
+        proxy = find_proxy(self.config, origin)
+        for host in (origin.host,) if proxy is None else (origin.host, proxy.host):
+            home.resolver.expire(host)
 
     async def warm(self, url: str, connections: int = 1) -> int:
         """See `Transport.warm`."""
@@ -340,6 +355,7 @@ def check_capabilities(config: TransportConfig, capabilities: Capabilities) -> N
                 "out, or choose another backend (backend='auto' picks one that can)"
             )
     refuse_loop(sniff_loop(), capabilities)
+    refuse_dns(config.dns, sniff_loop())
 
 
 def refuse_loop(loop: str | None, capabilities: Capabilities) -> None:

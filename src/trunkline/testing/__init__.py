@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trunkline.testing._certificates import Certificates as Certificates
     from trunkline.testing._conformance import TransportConformance as TransportConformance
+    from trunkline.testing._dns_server import DNSServer as DNSServer
     from trunkline.testing._llm_server import LLMServer as LLMServer
     from trunkline.testing._mock import MockTransport as MockTransport
 
 _HOME_OF = {
     "Certificates": "trunkline.testing._certificates",
+    "DNSServer": "trunkline.testing._dns_server",
     "LLMServer": "trunkline.testing._llm_server",
     "MockTransport": "trunkline.testing._mock",
     "TransportConformance": "trunkline.testing._conformance",

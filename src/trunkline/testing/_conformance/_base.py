@@ -10,6 +10,7 @@ import importlib.util
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -30,6 +31,9 @@ PATIENCE = 30.0
 """Seconds after which a test that waits for something that never comes fails."""
 
 TIMEOUTS = Timeouts(pool=15.0, connect=15.0, write=15.0, headers=15.0, read=15.0)
+
+_OF_A_TEST = (Exception, pytest.fail.Exception, pytest.skip.Exception)
+"""What the body of a test ends with when it does not pass."""
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
@@ -158,6 +162,11 @@ class Rig:
         )
 
 
+@cache
+def _ask_once(capabilities: Callable[[], Capabilities]) -> Capabilities:
+    return capabilities()
+
+
 class Conformance:
     """The frame. See `TransportConformance` for how it is used."""
 
@@ -186,7 +195,7 @@ class Conformance:
         """Run each test on every loop of the backend; skip those it has no capability for."""
         if "anyio_backend" not in metafunc.fixturenames:
             return
-        capabilities = self.capabilities()
+        capabilities = _ask_once(self.capabilities)
         needed: tuple[str, ...] = getattr(metafunc.function, "needs", ())
         missing = [name for name in needed if not getattr(capabilities, name)]
         reason = f"backend {capabilities.name!r} has no capability {', '.join(missing)}"
@@ -236,7 +245,7 @@ class Conformance:
         if uds is not None:
             options["uds"] = uds
         server = ScriptedServer(*scripts, tls=context, host=host, uds=uds)
-        failure: Exception | None = None
+        failure: BaseException | None = None
         with anyio.fail_after(PATIENCE), server:
             async with self.transport(**options) as transport:
                 group = anyio.create_task_group()
@@ -244,7 +253,7 @@ class Conformance:
                 async with group:
                     try:
                         yield rig
-                    except Exception as error:  # noqa: BLE001  # raised below: the group wraps it
+                    except _OF_A_TEST as error:  # raised below: the group would wrap it
                         failure = error
                     group.cancel_scope.cancel()
                 rig.close_responses()

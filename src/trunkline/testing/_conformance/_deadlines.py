@@ -69,11 +69,11 @@ class Deadlines(Conformance):
 
     async def test_the_time_a_body_takes_to_send_is_not_the_heads(self) -> None:
         async def produce() -> AsyncIterator[bytes]:
-            for _ in range(4):
-                await anyio.sleep(0.15)
+            for _ in range(2):
+                await anyio.sleep(0.2)
                 yield b"piece"
 
-        async with self.rig(serve(PAGE), timeouts=Timeouts(headers=0.4)) as rig:
+        async with self.rig(serve(PAGE), timeouts=Timeouts(headers=0.3)) as rig:
             assert (await rig.fetch("POST", content=produce())).content == b"page"
 
     async def test_silence_inside_a_body_is_a_read_timeout(self) -> None:
@@ -86,17 +86,17 @@ class Deadlines(Conformance):
 
     async def test_a_body_that_keeps_coming_is_no_read_timeout(self) -> None:
         head, body = PAGE[:-4], PAGE[-4:]
-        script = [expect_request(), send(head), drip(body, every=0.15)]
-        async with self.rig(script, timeouts=Timeouts(read=0.5)) as rig:
+        script = [expect_request(), send(head), drip(body, every=0.1)]
+        async with self.rig(script, timeouts=Timeouts(read=0.3)) as rig:
             assert (await rig.fetch()).content == b"page"
 
     async def test_a_reader_who_takes_his_time_gets_no_read_timeout(self) -> None:
-        script = [expect_request(), send(PAGE[:-2]), pause(0.1), send(PAGE[-2:])]
-        async with self.rig(script, timeouts=Timeouts(read=0.3)) as rig:
+        script = [expect_request(), send(PAGE[:-2]), pause(0.05), send(PAGE[-2:])]
+        async with self.rig(script, timeouts=Timeouts(read=0.2)) as rig:
             async with await rig.send() as answered:
                 pieces = answered.aiter_bytes()
                 await anext(pieces)
-                await anyio.sleep(0.5)
+                await anyio.sleep(0.3)
                 rest = b"".join([piece async for piece in pieces])
 
             assert rest == b"ge"
@@ -119,7 +119,7 @@ class Deadlines(Conformance):
     async def test_a_caller_who_produces_slowly_gets_no_write_timeout(self) -> None:
         async def produce() -> AsyncIterator[bytes]:
             yield b"one"
-            await anyio.sleep(0.5)
+            await anyio.sleep(0.3)
             yield b"two"
 
         async with self.rig(serve(PAGE), timeouts=Timeouts(write=0.2)) as rig:
@@ -193,7 +193,7 @@ class Deadlines(Conformance):
             await _times_out(rig, HeadersTimeout, timeouts=Timeouts(read=20.0))
 
     async def test_none_switches_a_timeout_off(self) -> None:
-        script = [expect_request(), pause(0.4), send(PAGE)]
+        script = [expect_request(), pause(0.2), send(PAGE)]
         async with self.rig(script, timeouts=Timeouts(headers=0.1)) as rig:
             answered = await rig.fetch(timeouts=Timeouts(headers=None))
 

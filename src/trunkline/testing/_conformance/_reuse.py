@@ -209,9 +209,9 @@ class Reuse(Conformance):
             assert rig.server.connections == 1
 
     async def test_max_connection_age_ends_connections_however_busy(self) -> None:
-        async with self.rig(serve(PAGE), limits=Limits(max_connection_age=0.2)) as rig:
+        async with self.rig(serve(PAGE), limits=Limits(max_connection_age=0.1)) as rig:
             since = anyio.current_time()
-            while anyio.current_time() < since + 0.4:
+            while anyio.current_time() < since + 0.2:
                 await rig.fetch()
                 await anyio.sleep(0.02)
 

@@ -7,6 +7,7 @@ from trunkline.testing._conformance._cancelling import Cancelling
 from trunkline.testing._conformance._closing import Closing
 from trunkline.testing._conformance._connecting import Connecting
 from trunkline.testing._conformance._deadlines import Deadlines
+from trunkline.testing._conformance._dns import Names
 from trunkline.testing._conformance._facts import Facts
 from trunkline.testing._conformance._failing import Failing
 from trunkline.testing._conformance._http2 import Http2
@@ -41,6 +42,7 @@ class TransportConformance(
     Routes,
     Options,
     Http2,
+    Names,
 ):
     """Every behaviour of the contract, as a test.
 

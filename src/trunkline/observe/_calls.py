@@ -1,0 +1,157 @@
+"""Requests: their spans, their durations, how many are under way, and how long they queued.
+
+This module knows the life of one request. It does not know connections.
+"""
+
+from __future__ import annotations
+
+from time import monotonic, time_ns
+
+from multidict import CIMultiDict
+from opentelemetry.context import Context
+from opentelemetry.metrics import Meter
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+
+from trunkline import Event, Request, Response
+from trunkline.observe._attributes import (
+    OTHER_METHOD,
+    SECONDS,
+    Attributes,
+    known_methods,
+    of_origin,
+    of_outcome,
+    of_peer,
+)
+
+
+class Call:
+    """A request under way. `attributes` are those that every metric has."""
+
+    __slots__ = ("attempts", "attributes", "context", "headers", "is_over", "queued_at", "span",
+                 "started", "started_ns")  # fmt: skip
+
+    def __init__(self, attributes: Attributes, span: Span, started_ns: int) -> None:
+        self.attributes = attributes
+        self.span = span
+        self.context: Context = set_span_in_context(span)
+        self.headers: dict[str, str] = {}
+        self.started_ns = started_ns
+        self.started = self.queued_at = monotonic()
+        self.attempts = 0
+        self.is_over = False
+
+    def carried(self, request: Request) -> CarriedRequest:
+        """A copy of `request` with the headers of the trace, and by which events find the call."""
+        headers = CIMultiDict(request.headers)
+        for name, value in self.headers.items():
+            headers[name] = value
+        copy = CarriedRequest(
+            request.method,
+            request.url,
+            headers=headers,
+            content=request.content,
+            timeouts=request.timeouts,
+            idempotent=request.idempotent,
+            priority=request.priority,
+        )
+        copy.call = self
+        return copy
+
+
+class CarriedRequest(Request):
+    """What is sent in the place of the caller's request."""
+
+    __slots__ = ("call",)
+
+    call: Call
+
+
+class Calls:
+    """Reports requests. `begin` and `end` are for who sends one; the rest comes from events."""
+
+    def __init__(
+        self, meter: Meter, tracer: Tracer, propagator: TextMapPropagator | None
+    ) -> None:
+        self._tracer = tracer
+        self._propagator = propagator
+        self._known_methods = known_methods()
+        self._active = meter.create_up_down_counter(
+            "http.client.active_requests", "{request}", "Number of active HTTP requests."
+        )
+        self._duration = meter.create_histogram(
+            "http.client.request.duration",
+            "s",
+            "Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        )
+        self._queued = meter.create_histogram(
+            "http.client.request.time_in_queue",
+            "s",
+            "The amount of time requests spent on a queue waiting for an available connection.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        )
+
+    def begin(self, request: Request) -> Call:
+        is_known = request.method in self._known_methods
+        method = request.method if is_known else OTHER_METHOD
+        attributes: Attributes = {"http.request.method": method, **of_origin(request.origin)}
+        of_span: Attributes = {**attributes, "url.full": _shown_url(request)}
+        if not is_known:
+            of_span["http.request.method_original"] = request.method
+        now = time_ns()
+        span = self._tracer.start_span(
+            method if is_known else "HTTP",
+            kind=SpanKind.CLIENT,
+            attributes=of_span,
+            start_time=now,
+        )
+        call = Call(attributes, span, now)
+        (self._propagator or get_global_textmap()).inject(call.headers, call.context)
+        self._active.add(1, attributes, call.context)
+        return call
+
+    def on_event(self, event: Event) -> None:
+        if not isinstance(event.request, CarriedRequest):
+            return
+        call = event.request.call
+        match event.step, event.is_end:
+            case "request", False:
+                call.started = event.at
+            case "queue", False:
+                call.queued_at = event.at
+            case "queue", True:
+                self._queued.record(event.at - call.queued_at, call.attributes, call.context)
+            case "headers", False:
+                call.attempts += 1
+            case "request", True:
+                self.end(call, event.at, event.error, event.response)
+            case _:
+                pass
+
+    def end(
+        self, call: Call, at: float, error: str | None, response: Response | None = None
+    ) -> None:
+        """The request is over, at `at` of the monotonic clock. A second call does nothing."""
+        if call.is_over:
+            return
+        call.is_over = True
+        seconds, outcome = at - call.started, of_outcome(response, error)
+        self._active.add(-1, call.attributes, call.context)
+        self._duration.record(seconds, {**call.attributes, **outcome}, call.context)
+        span = call.span
+        span.set_attributes(outcome)
+        if response is not None:
+            span.set_attributes(of_peer(response.connection))
+        if call.attempts > 1:
+            span.set_attribute("http.request.resend_count", call.attempts - 1)
+        if "error.type" in outcome:
+            span.set_status(StatusCode.ERROR)
+        # By the monotonic clock, so that span and metric tell the same.
+        span.end(call.started_ns + round(seconds * 1e9))
+
+
+def _shown_url(request: Request) -> str:
+    """The URL without its query, where keys and signatures are; it never has userinfo."""
+    return f"{request.origin}{request.path.partition('?')[0]}"

@@ -1,0 +1,20 @@
+# For tests/unit/test_dns.py once the hook is wired (add parametrize imports: trunkline.Client, ConnectError, TransportConfig).
+@pytest.mark.parametrize("backend", ["aiohttp", "httpx"])
+def test_a_name_that_led_to_no_connection_is_asked_again(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunkline.dns, "NEGATIVE_SECONDS", 0.0)
+
+    async def call(names: DNSServer, port: int) -> int:
+        config = TransportConfig(backend=backend, dns=Dns(nameservers=(names.address,)))
+        async with Client(config) as client:
+            with pytest.raises(ConnectError):
+                await client.get(f"http://api.test:{port}/")
+            names.names["api.test"] = addresses("127.0.0.1")
+            return (await client.get(f"http://api.test:{port}/")).status_code
+
+    with (
+        DNSServer({"api.test": addresses("127.0.0.2")}) as names,
+        ScriptedServer(serve(response(200, b"page"))) as server,
+    ):
+        assert anyio.run(call, names, server.port) == 200
