@@ -1,4 +1,17 @@
-# For tests/unit/test_dns.py once the hook is wired (add parametrize imports: trunkline.Client, ConnectError, TransportConfig).
+"""What a failed dial does to the addresses it was made with, on the built-in backends."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+import trunkline.dns
+from trunkline import Client, ConnectError, Dns, TransportConfig
+from trunkline.testing._dns_server import DNSServer, addresses
+from trunkline.testing._script import response, serve
+from trunkline.testing._servers import ScriptedServer
+
+
 @pytest.mark.parametrize("backend", ["aiohttp", "httpx"])
 def test_a_name_that_led_to_no_connection_is_asked_again(
     backend: str, monkeypatch: pytest.MonkeyPatch

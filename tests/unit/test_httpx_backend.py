@@ -8,6 +8,7 @@ conformance suite, HTTP/2 in `test_httpx_http2`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
@@ -85,9 +86,8 @@ async def stream_and_socket(
     ours.setblocking(False)
     theirs.setblocking(False)
     stream = SocketStream(ours, None)
-    with theirs, anyio.fail_after(20):
+    with theirs, contextlib.closing(stream), anyio.fail_after(20):
         yield stream, theirs
-        stream.close()
 
 
 class TLSServer:
@@ -168,10 +168,11 @@ async def test_a_cancelled_read_takes_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_a_peer_that_always_has_more_keeps_no_deadline_from_passing() -> None:
-    async with stream_and_socket() as (stream, peer), anyio.move_on_after(0) as scope:
-        for _ in range(1000):
-            peer.send(b"more")
-            await stream.receive()
+    async with stream_and_socket() as (stream, peer):
+        with anyio.move_on_after(0) as scope:
+            for _ in range(1000):
+                peer.send(b"more")
+                await stream.receive()
     assert scope.cancelled_caught
 
 

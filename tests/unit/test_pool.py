@@ -876,8 +876,8 @@ async def test_draining_ends_when_the_pool_is_closed() -> None:
     take(pool)
     pool.retire()
 
-    async with anyio.create_task_group() as group:
-        with anyio.fail_after(10):
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as group:
             group.start_soon(pool.drained, 60)
             await settle()
             pool.close()

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter
 from opentelemetry.propagate import get_global_textmap
-from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.propagators.textmap import Setter, TextMapPropagator
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 
 from trunkline import Event, Request, Response
@@ -29,51 +29,38 @@ from trunkline.observe._attributes import (
 class Call:
     """A request under way. `attributes` are those that every metric has."""
 
-    __slots__ = ("attempts", "attributes", "context", "headers", "is_over", "queued_at", "span",
-                 "started", "started_ns")  # fmt: skip
+    __slots__ = ("attempts", "attributes", "context", "is_over", "queued_at", "span", "started",
+                 "started_ns")  # fmt: skip
 
     def __init__(self, attributes: Attributes, span: Span, started_ns: int) -> None:
         self.attributes = attributes
         self.span = span
         self.context: Context = set_span_in_context(span)
-        self.headers: dict[str, str] = {}
         self.started_ns = started_ns
         self.started = self.queued_at = monotonic()
         self.attempts = 0
         self.is_over = False
 
-    def carried(self, request: Request) -> CarriedRequest:
-        """A copy of `request` with the headers of the trace, and by which events find the call."""
-        headers = CIMultiDict(request.headers)
-        for name, value in self.headers.items():
-            headers[name] = value
-        copy = CarriedRequest(
-            request.method,
-            request.url,
-            headers=headers,
-            content=request.content,
-            timeouts=request.timeouts,
-            idempotent=request.idempotent,
-            priority=request.priority,
-        )
-        copy.call = self
-        return copy
-
 
 class CarriedRequest(Request):
-    """What is sent in the place of the caller's request."""
+    """What is sent in the place of the caller's request; by it an event finds its call."""
 
     __slots__ = ("call",)
 
     call: Call
 
 
+class _Headers(Setter[CIMultiDict[str]]):
+    """Writes the context of a trace into header fields, in the place of those of that name."""
+
+    def set(self, carrier: CIMultiDict[str], key: str, value: str) -> None:
+        carrier[key] = value
+
+
 class Calls:
     """Reports requests. `begin` and `end` are for who sends one; the rest comes from events."""
 
-    def __init__(
-        self, meter: Meter, tracer: Tracer, propagator: TextMapPropagator | None
-    ) -> None:
+    def __init__(self, meter: Meter, tracer: Tracer, propagator: TextMapPropagator | None) -> None:
         self._tracer = tracer
         self._propagator = propagator
         self._known_methods = known_methods()
@@ -108,17 +95,30 @@ class Calls:
             start_time=now,
         )
         call = Call(attributes, span, now)
-        (self._propagator or get_global_textmap()).inject(call.headers, call.context)
         self._active.add(1, attributes, call.context)
         return call
+
+    def carried(self, request: Request, call: Call) -> CarriedRequest:
+        """A copy of `request` that carries the context of the span."""
+        headers = CIMultiDict(request.headers)
+        (self._propagator or get_global_textmap()).inject(headers, call.context, _Headers())
+        copy = CarriedRequest(
+            request.method,
+            request.url,
+            headers=headers,
+            content=request.content,
+            timeouts=request.timeouts,
+            idempotent=request.idempotent,
+            priority=request.priority,
+        )
+        copy.call = call
+        return copy
 
     def on_event(self, event: Event) -> None:
         if not isinstance(event.request, CarriedRequest):
             return
         call = event.request.call
         match event.step, event.is_end:
-            case "request", False:
-                call.started = event.at
             case "queue", False:
                 call.queued_at = event.at
             case "queue", True:

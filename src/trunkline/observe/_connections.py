@@ -52,7 +52,6 @@ class Connections:
 
     def __init__(self, meter: Meter) -> None:
         self._open: dict[_Key, _Open] = {}
-        self._is_on = True
         self._count = meter.create_up_down_counter(
             "http.client.open_connections",
             "{connection}",
@@ -66,9 +65,6 @@ class Connections:
         )
 
     def on_event(self, event: Event) -> None:
-        # Connections go on telling the observers that they were opened under.
-        if not self._is_on:
-            return
         key = (get_ident(), event.connection_id)
         match event.step, event.is_end:
             case "connection", False:
@@ -111,8 +107,7 @@ class Connections:
         self._count.add(change, {"http.connection.state": state, **connection.attributes})
 
     def stop(self) -> None:
-        """Count none any more."""
-        self._is_on = False
+        """Count none any more; what still happens on those that are open is of no account."""
         while self._open:
             _, connection = self._open.popitem()
             self._add(-1, connection)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
-from trunkline import Client, Event, Observer, Request, Response, Transport, UnsupportedOption
+from trunkline import Event, Observer, Request, Response, Transport, UnsupportedOption
 from trunkline import __version__ as version
 
 try:
@@ -26,6 +26,14 @@ except ModuleNotFoundError as error:
 
 from trunkline.observe._calls import Calls
 from trunkline.observe._connections import Connections
+
+
+@runtime_checkable
+class HasTransport(Protocol):
+    """A `trunkline.Client`, or what else sends all its requests through one transport."""
+
+    @property
+    def transport(self) -> Transport: ...
 
 
 @runtime_checkable
@@ -49,7 +57,7 @@ class _Telemetry:
 
 
 def instrument(
-    client_or_transport: Client | Transport,
+    client_or_transport: HasTransport | Transport,
     *,
     meter_provider: metrics.MeterProvider | None = None,
     tracer_provider: trace.TracerProvider | None = None,
@@ -62,7 +70,7 @@ def instrument(
     and no body is reported.
 
     Connections that are open already are not counted: instrument before the first request. Of a
-    client it is the present transport that is instrumented: after `Client.reconfigure`, do it again.
+    client the present transport is instrumented: after `Client.reconfigure`, instrument it again.
 
     Args:
         meter_provider, tracer_provider: None for the global one.
@@ -76,7 +84,11 @@ def instrument(
         UnsupportedOption: the transport has no events, as `MockTransport`.
         RuntimeError: it is instrumented already.
     """
-    transport: Transport = getattr(client_or_transport, "transport", client_or_transport)
+    transport = (
+        client_or_transport.transport
+        if isinstance(client_or_transport, HasTransport)
+        else client_or_transport
+    )
     if not isinstance(transport, _Observable):
         raise UnsupportedOption(f"instrument: {transport.capabilities.name} has no events")
     if "send" in vars(transport):
@@ -106,7 +118,7 @@ def _traced(
     async def send(request: Request) -> Response:
         call = calls.begin(request)
         try:
-            response = await inner(call.carried(request))
+            response = await inner(calls.carried(request, call))
         except BaseException as error:
             # Most failures were told by an event; not those before the transport took the request.
             calls.end(call, monotonic(), type(error).__name__)

@@ -63,6 +63,12 @@ class Home:
         self._opening: set[Origin] = set()
         self._dials: set[Scope] = set()
         self._is_ticking = False
+        times = (
+            config.limits.keepalive_expiry,
+            config.limits.max_connection_age,
+            config.leak_after,
+        )
+        self._period = max(min([_TIDY_SECONDS, *(t for t in times if t)]), _SHORTEST_PAUSE)
         self._loop_end = _until_the_loop_ends(weakref.ref(self))
         _start(self._loop_end)
 
@@ -71,7 +77,7 @@ class Home:
     def _connection_changed(self, pooled: Pooled, reason: str | None) -> None:
         if not self._is_ticking:
             self._is_ticking = True
-            self._tick_in(_TIDY_SECONDS)
+            self._tick_in(self._period)
         if reason is None and self._observers:
             watch = self._watches[pooled] = Watch(self._observers, pooled.origin.name)
             watch.connection_id = pooled.id
@@ -118,8 +124,7 @@ class Home:
         seconds = [one for one in due if one is not None]
         self._is_ticking = bool(seconds) or self.pool.in_use > 0
         if self._is_ticking and not self.pool.is_closed:
-            soonest = min([_TIDY_SECONDS, *seconds])
-            self._tick_in(max(soonest, _SHORTEST_PAUSE))
+            self._tick_in(max(min([self._period, *seconds]), _SHORTEST_PAUSE))
 
     # -- the end -----------------------------------------------------------------------------------
 

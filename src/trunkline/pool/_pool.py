@@ -286,15 +286,16 @@ class Pool:
 
     def _newest_idle(self, state: OriginState) -> Pooled | None:
         while state.idle:
-            if next(reversed(state.idle)).connection.max_exchanges < 1:
-                return None  # HTTP/2: the peer allows no stream at the moment
-            pooled, _ = state.idle.popitem()
-            del self._idle[pooled]
-            state.busy[pooled] = None
+            pooled = next(reversed(state.idle))
             reason = self._unfit(pooled)
-            if reason is None:
+            if reason is not None:
+                self._close(pooled, reason)
+            elif pooled.connection.max_exchanges < 1:
+                return None  # HTTP/2: the peer allows no stream at the moment
+            else:
+                del state.idle[pooled], self._idle[pooled]
+                state.busy[pooled] = None
                 return pooled
-            self._close(pooled, reason)
         return None
 
     def _with_a_free_stream(self, state: OriginState) -> Pooled | None:
@@ -328,15 +329,10 @@ class Pool:
         return self._held < self._max_open or self._evict_for(state)
 
     def _evict_for(self, state: OriginState) -> bool:
-        """Close the connection that has been idle longest, unless its origin needs it more.
-
-        Needs it more: callers wait for that origin, and it would be left with fewer connections
-        than `state` would then have. So two busy hosts share the limit evenly, without closing
-        connections in turn.
-        """
+        """Close the connection that has been idle longest, unless its origin needs it more."""
         for pooled in self._idle:
             other = pooled.origin
-            if other is state or not len(other.waiting) or state.held < other.held:
+            if other is state or not len(other.waiting) or _has_precedence(state, other):
                 self._close(pooled, "evicted")
                 if other is not state:
                     self._forget_if_unused(other)
@@ -422,7 +418,7 @@ class Pool:
     def _serve_one(self) -> bool:
         queues: Iterable[OriginState] = self._queues
         if len(self._queues) > 1:
-            queues = sorted(queues, key=lambda state: state.waiting.first().rank)
+            queues = sorted(queues, key=_turn)
         for state in queues:
             ticket = state.waiting.first()
             lease = self._take(state, fresh=ticket.fresh)
@@ -537,6 +533,24 @@ class Pool:
         self._queues.clear()
         if self._on_drained is not None:
             self._on_drained()
+
+
+def _turn(state: OriginState) -> tuple[int, int, int]:
+    """Whose turn it is, the lowest: by priority, then who uses the fewest, then who came first."""
+    first = state.waiting.first()
+    return -first.priority, len(state.busy) + state.connecting, first.number
+
+
+def _has_precedence(state: OriginState, other: OriginState) -> bool:
+    """Whether a connection of `other`, for which callers wait too, is given up for `state`.
+
+    Only if `state` still holds fewer afterwards: so two busy hosts share the limit evenly, and do
+    not take connections from each other in turn. One that holds none gets one.
+    """
+    if not state.held or state.held + 1 < other.held:
+        return True
+    waiting = len(state.waiting) > 0
+    return waiting and state.waiting.first().priority > other.waiting.first().priority
 
 
 def _origin_snapshot(state: OriginState) -> OriginSnapshot:

@@ -25,11 +25,6 @@ class Ticket:
         self.waiter = waiter
         self.lease: Lease | None = None
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        """The lower, the sooner."""
-        return -self.priority, self.number
-
 
 class Queue:
     """Tickets in the order in which they are served. Every operation is O(priorities in use)."""

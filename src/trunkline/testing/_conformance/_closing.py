@@ -11,7 +11,7 @@ from trunkline._errors import TransportClosed, TransportError
 from trunkline._messages import Response
 from trunkline.testing._conformance._base import Conformance
 from trunkline.testing._conformance._helpers import counts, until
-from trunkline.testing._script import expect_request, hold, response, send, serve
+from trunkline.testing._script import expect_request, hold, response, send, serve, wait
 
 PAGE = response(200, b"page")
 
@@ -72,7 +72,8 @@ class Closing(Conformance):
             await rig.transport.aclose()
 
             for call in waiting:
-                error = await call.failure()
+                with anyio.fail_after(5.0):
+                    error = await call.failure()
                 assert isinstance(error, TransportClosed)
                 assert (error.request_sent, error.replay) == (False, "safe")
 
@@ -127,6 +128,52 @@ class Closing(Conformance):
             await rig.transport.aclose()
 
             await answered.aclose()
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    async def test_draining_lets_calls_under_way_finish(self) -> None:
+        script = [expect_request(), send(PAGE[:-1]), wait("closing"), send(PAGE[-1:])]
+        async with self.rig(script) as rig:
+            call = rig.begin_fetch()
+            await until(lambda: rig.server.sent > 0)
+            async with anyio.create_task_group() as group:
+                group.start_soon(rig.transport.aclose, 10.0)
+                await anyio.sleep(0.02)
+                rig.server.open("closing")
+
+            assert (await call.result()).content == b"page"
+            assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
+
+    async def test_draining_takes_no_new_calls(self) -> None:
+        script = [expect_request(), send(PAGE[:-1]), wait("refused"), send(PAGE[-1:])]
+        async with self.rig(script) as rig:
+            call = rig.begin_fetch()
+            await until(lambda: rig.server.sent > 0)
+            async with anyio.create_task_group() as group:
+                group.start_soon(rig.transport.aclose, 10.0)
+                await anyio.sleep(0.02)
+                with pytest.raises(TransportClosed):
+                    await rig.fetch()
+                rig.server.open("refused")
+
+            await call.result()
+
+    async def test_draining_ends_what_takes_longer(self) -> None:
+        async with self.rig([expect_request(), hold()]) as rig:
+            call = rig.begin_fetch()
+            await rig.until_received()
+            with anyio.fail_after(5.0):
+                await rig.transport.aclose(0.1)
+
+            with anyio.fail_after(5.0):
+                assert isinstance(await call.failure(), TransportError)
+            await rig.until_client_closed()
+
+    async def test_draining_waits_for_nobody_when_nothing_is_under_way(self) -> None:
+        async with self.rig(serve(PAGE)) as rig:
+            await rig.fetch()
+            with anyio.fail_after(5.0):
+                await rig.transport.aclose(60.0)
 
     # -- responses nobody closed -------------------------------------------------------------------
 

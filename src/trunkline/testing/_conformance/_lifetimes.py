@@ -83,14 +83,6 @@ class Lifetimes(Conformance):
             assert rig.server.connections == 2
             assert rig.transport.snapshot().closed == {"expired": 1}
 
-    async def test_a_close_by_the_server_is_noticed_though_nobody_calls(self) -> None:
-        async with self.rig([answer(PAGE), fin()]) as rig:
-            await rig.fetch()
-
-            await until(lambda: rig.transport.snapshot().open == 0)
-            assert rig.transport.snapshot().closed == {"ended": 1}
-            await rig.until_client_closed()
-
     # -- what the server says of it ----------------------------------------------------------------
 
     async def test_a_connection_is_not_used_when_the_server_may_be_about_to_close_it(self) -> None:

@@ -62,6 +62,19 @@ class Routes(Conformance):
                 assert proxy.requests[0].all("Proxy-Authorization") == [BASIC]
 
     @needs("proxy")
+    async def test_a_proxy_may_be_spoken_to_over_tls(self) -> None:
+        with Certificates() as certificates:
+            tls = Tls(ca_file=Path(certificates.ca_file))
+            with ScriptedServer(serve(PAGE), tls=certificates.server_context()) as proxy:
+                url = _at(proxy, "user:pass%20word@").replace("http:", "https:")
+                async with self.transport(proxy=url, tls=tls) as transport:
+                    answered = await _get(transport, "http://origin.invalid/")
+
+                assert answered.content == b"page"
+                assert proxy.requests[0].target == "http://origin.invalid/"
+                assert proxy.requests[0].all("Proxy-Authorization") == [BASIC]
+
+    @needs("proxy")
     async def test_connections_to_a_proxy_are_used_again(self) -> None:
         with ScriptedServer(serve(PAGE)) as proxy:
             async with self.transport(proxy=_at(proxy)) as transport:

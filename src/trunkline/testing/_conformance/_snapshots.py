@@ -61,6 +61,22 @@ class Snapshots(Conformance):
                 await call.done.wait()
             assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
 
+    async def test_calls_that_had_to_wait_are_summed_up(self) -> None:
+        async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
+            await rig.fetch()
+            held = await rig.send()
+            waiting = [rig.begin_fetch() for _ in range(2)]
+            await until(lambda: rig.transport.snapshot().waiting == 2)
+            await anyio.sleep(0.05)
+            await held.aread()
+            for call in waiting:
+                await call.result()
+
+            now = rig.transport.snapshot()
+            assert now.waited == 2
+            assert 0.04 <= now.wait_max <= now.wait_total < 10.0
+            assert now.wait_total >= 2 * 0.04
+
     async def test_every_connection_is_accounted_for(self) -> None:
         limits = Limits(max_keepalive_connections=1)
         async with self.rig(serve(PAGE), limits=limits) as rig:
