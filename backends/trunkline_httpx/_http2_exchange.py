@@ -170,7 +170,7 @@ class Http2Exchange:
         except LimitExceeded as error:
             self.fail(error)
         except ValueError as error:
-            failure = RemoteProtocolError("the status of the response is not a number")
+            failure = RemoteProtocolError("the response head is not valid HTTP/2")
             failure.__cause__ = error
             self.fail(failure)
 

@@ -25,7 +25,6 @@ from trunkline import (
     ProxyError,
     TLSError,
     TransportConfig,
-    TransportTimeout,
     UnsupportedOption,
 )
 from trunkline.dns import Resolver
@@ -151,8 +150,6 @@ class HttpxDialer:
             elif origin.is_tls:
                 await open_tunnel(stream, proxy, origin)
         except (TLSError, ConnectError, OSError, anyio.ClosedResourceError) as error:
-            if isinstance(error, TransportTimeout):
-                raise
             raise ProxyError("the connection to the proxy failed") from error
         return stream
 

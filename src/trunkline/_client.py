@@ -217,7 +217,7 @@ class Client:
             await _close(old, drain)
             self._retired.discard(old)
 
-        make_runtime().spawn(close_old)
+        make_runtime().spawn(close_old, keep=True)
 
     def flush_dns(self, host: str | None = None) -> None:
         """Forget the addresses of `host`, or of every host.

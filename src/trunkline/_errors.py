@@ -114,7 +114,7 @@ class TransportError(Exception):
 class InvalidRequest(TransportError):
     """The request cannot be sent as it is; the message names the field. Nothing was sent."""
 
-    phase = "request"
+    phase: Phase | None = "request"
 
 
 class TransportClosed(TransportError):
@@ -136,7 +136,7 @@ class EgressDenied(TransportError):
 class PoolFull(TransportError):
     """More than `limits.max_waiting` calls already wait for a connection."""
 
-    phase = "pool"
+    phase: Phase | None = "pool"
 
 
 class TransportTimeout(TransportError, TimeoutError):
@@ -146,31 +146,31 @@ class TransportTimeout(TransportError, TimeoutError):
 class PoolTimeout(TransportTimeout):
     """No connection became free within `timeouts.pool` seconds."""
 
-    phase = "pool"
+    phase: Phase | None = "pool"
 
 
 class ConnectTimeout(TransportTimeout):
     """No connection within `timeouts.connect` seconds; `phase` is "dns", "connect" or "tls"."""
 
-    phase = "connect"
+    phase: Phase | None = "connect"
 
 
 class WriteTimeout(TransportTimeout):
     """The peer took no byte of the request for `timeouts.write` seconds."""
 
-    phase = "write"
+    phase: Phase | None = "write"
 
 
 class HeadersTimeout(TransportTimeout):
     """The response head was not complete `timeouts.headers` seconds after the request was sent."""
 
-    phase = "headers"
+    phase: Phase | None = "headers"
 
 
 class ReadTimeout(TransportTimeout):
     """No byte of the response body came for `timeouts.read` seconds."""
 
-    phase = "body"
+    phase: Phase | None = "body"
 
 
 class DeadlineExceeded(TransportTimeout):
@@ -186,7 +186,7 @@ class ConnectionFailed(TransportError):
 class DNSError(ConnectionFailed):
     """The host name could not be resolved."""
 
-    phase = "dns"
+    phase: Phase | None = "dns"
 
 
 class ConnectError(ConnectionFailed):
@@ -196,13 +196,13 @@ class ConnectError(ConnectionFailed):
 class ProxyError(ConnectionFailed):
     """The proxy could not be reached, or refused to connect us to the origin."""
 
-    phase = "proxy"
+    phase: Phase | None = "proxy"
 
 
 class TLSError(ConnectionFailed):
     """The TLS handshake failed."""
 
-    phase = "tls"
+    phase: Phase | None = "tls"
 
 
 class CertificateError(TLSError):
@@ -216,25 +216,25 @@ class NetworkError(TransportError):
 class WriteError(NetworkError):
     """The connection failed while the request was being written."""
 
-    phase = "write"
+    phase: Phase | None = "write"
 
 
 class RemoteDisconnected(NetworkError):
     """The peer ended the connection before any byte of the response."""
 
-    phase = "headers"
+    phase: Phase | None = "headers"
 
 
 class BodyTruncated(NetworkError):
     """The connection ended before the response was complete."""
 
-    phase = "body"
+    phase: Phase | None = "body"
 
 
 class ReadError(NetworkError):
     """The connection failed while the response was being read."""
 
-    phase = "body"
+    phase: Phase | None = "body"
 
 
 class RemoteProtocolError(TransportError):
@@ -262,7 +262,7 @@ class GoAway(RemoteProtocolError):
 class DecodeError(TransportError):
     """The body does not decode as its Content-Encoding says."""
 
-    phase = "body"
+    phase: Phase | None = "body"
 
 
 class DecompressionLimit(DecodeError):

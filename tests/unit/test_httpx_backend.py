@@ -28,10 +28,11 @@ import trunkline
 from trunkline import Request, TransportConfig
 from trunkline_httpx import _proxy, _transport
 from trunkline_httpx._connect import interleave, open_tcp, open_unix
-from trunkline_httpx._exchange import Http1Connection, is_refusal
+from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._httpcore import make_transport, unread
 from trunkline_httpx._network import SocketStream, Stream, TLSStream, give_way
 from trunkline_httpx._translate import EXCHANGE, Course, translate
+from trunkline_httpx._wire import is_refusal
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -1,4 +1,4 @@
-"""The `trunkline` command: `compare` and `serve`.
+"""The `trunkline` command: `compare`, `serve` and `sizing`.
 
 Knows the command line. Importing it imports no library of the `cli` extra; `main` does.
 """
@@ -32,6 +32,7 @@ def _app() -> typer.Typer:
 
     from trunkline.cli._compare import compare
     from trunkline.cli._serve import serve
+    from trunkline.cli._sizing import sizing
 
     # A traceback with the locals in it would show the values of headers.
     app = typer.Typer(
@@ -43,4 +44,5 @@ def _app() -> typer.Typer:
     )
     app.command()(compare)
     app.command()(serve)
+    app.command()(sizing)
     return app

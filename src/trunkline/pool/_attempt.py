@@ -16,7 +16,6 @@ from trunkline._errors import (
     DeadlineExceeded,
     GoAway,
     HeadersTimeout,
-    InvalidRequest,
     Phase,
     ReadTimeout,
     Replay,
@@ -111,7 +110,7 @@ class ExchangeAttempt:
 
 def verdict(error: TransportError) -> Replay:
     """What `error` means for sending the request again; see `TransportError.replay`."""
-    if isinstance(error, (ConnectionFailed, InvalidRequest, StreamRefused)):
+    if isinstance(error, (ConnectionFailed, StreamRefused)):
         return "safe"
     if error.response_started:
         return "unsafe"

@@ -32,7 +32,8 @@ class Home:
 
     Args:
         make_dialer: the backend's.
-        open_spare: opens a connection on a slot that `Pool.reserve` gave.
+        open_spare: opens connections on the slots that `Pool.spare` gives.
+        on_loop_end: called when the loop has shut down.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Home:
         observers: Sequence[Observer],
         make_dialer: Callable[[Resolver], Dialer],
         open_spare: Callable[[Home, Origin], Awaitable[None]],
+        on_loop_end: Callable[[], object],
     ) -> None:
         self.runtime = runtime
         self.resolver = Resolver(config.dns, trio=runtime.is_trio)
@@ -60,6 +62,7 @@ class Home:
         self._observers = observers
         self._watches: dict[Pooled, Watch] = {}
         self._open_spare = open_spare
+        self.on_loop_end = on_loop_end
         self._opening: set[Origin] = set()
         self._dials: set[Scope] = set()
         self._is_ticking = False
@@ -136,6 +139,12 @@ class Home:
         for scope in list(self._dials):
             scope.cancel()
 
+    def end_soon(self, drain: float) -> None:
+        """Have `aclose` done in this home's own loop; called from another one."""
+        self.runtime.call_soon_threadsafe(
+            lambda: self.runtime.spawn(lambda: self.aclose(drain), keep=True)
+        )
+
     async def aclose(self, drain: float) -> None:
         if drain > 0 and not self.pool.is_closed:
             self.pool.retire()
@@ -159,6 +168,8 @@ async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:
         yield
     finally:
         alive = home()
+        if alive is not None:
+            alive.on_loop_end()
         if alive is not None and not alive.pool.is_closed:
             alive.close()
             if not alive.runtime.is_trio:  # there nothing may be awaited any more

@@ -60,14 +60,14 @@ class OriginState:
 
     __slots__ = ("busy", "connecting", "idle", "keeps_ready", "multiplexes", "name", "waiting")
 
-    def __init__(self, name: Origin, *, multiplexes: bool, keeps_ready: bool) -> None:
+    def __init__(self, name: Origin, *, multiplexes: bool) -> None:
         self.name = name
         self.idle: OrderedDict[Pooled, None] = OrderedDict()  # newest last
         self.busy: dict[Pooled, None] = {}
         self.connecting = 0
         self.waiting = Queue()
         self.multiplexes = multiplexes
-        self.keeps_ready = keeps_ready
+        self.keeps_ready = False
 
     @property
     def held(self) -> int:
@@ -144,6 +144,8 @@ class Pool:
         self._queues: dict[OriginState, None] = {}
         self._idle: OrderedDict[Pooled, None] = OrderedDict()  # over all origins, newest last
         self._held = 0
+        self._connecting = 0
+        self._keeps_ready = limits.min_idle_connections > 0 and limits.keepalive_expiry != 0
         self._numbers = count()
         self._created = 0
         self._reused = 0
@@ -177,7 +179,6 @@ class Pool:
         state = self._origins[origin] = OriginState(
             origin,
             multiplexes=self._multiplexes and origin.is_tls,
-            keeps_ready=self._limits.min_idle_connections > 0,
         )
         return state
 
@@ -256,20 +257,49 @@ class Pool:
 
     def _slot(self, state: OriginState) -> Lease:
         state.connecting += 1
+        self._connecting += 1
         self._held += 1
         if self._held - len(self._idle) >= self._alarm.line:
             self._alarm.rise(self.in_use, self.waiting)
         return Lease(self, state, None)
 
-    def reserve(self, origin: Origin) -> Lease | None:
-        """A slot to open a spare connection on, if that takes nothing from anybody."""
+    def reserve(self, origin: Origin, wanted: int) -> Lease | None:
+        """A slot to open a connection on that nobody needs yet; towards `wanted` idle ones.
+
+        It takes nothing from a caller, and is not given for what could not be kept.
+
+        Raises:
+            TransportClosed
+        """
+        if self.is_closed:
+            raise TransportClosed("the transport is closed")
+        state = self._origins.get(origin) or self._add_origin(origin)
+        is_kept = len(self._idle) + self._connecting < self._max_idle
+        is_wanted = len(state.idle) + state.connecting < wanted and not self._queues
+        if is_kept and is_wanted and state.held < self._max_per_host and self._has_room(state):
+            return self._slot(state)
+        self._forget_if_unused(state)
+        return None
+
+    def _has_room(self, state: OriginState) -> bool:
+        if self._held < self._max_open:
+            return True
+        others = (pooled for pooled in self._idle if pooled.origin is not state)
+        oldest = next(others, None)
+        if oldest is None or oldest.origin.keeps_ready:
+            return False
+        self._close(oldest, "evicted")
+        self._forget_if_unused(oldest.origin)
+        return True
+
+    def spare(self, origin: Origin) -> Lease | None:
+        """A slot towards `min_idle_connections`; None if there are enough."""
         state = self._origins.get(origin)
-        if self.is_closed or state is None or self._queues or self._held >= self._max_open:
+        if self.is_closed or state is None or not state.keeps_ready:
             return None
-        spare = len(state.idle) + state.connecting
-        if state.held >= self._max_per_host or spare >= self._limits.min_idle_connections:
+        if self._held >= self._max_open:
             return None
-        return self._slot(state)
+        return self.reserve(origin, self._limits.min_idle_connections)
 
     def _lend(self, pooled: Pooled) -> Lease:
         lease = Lease(self, pooled.origin, pooled)
@@ -341,7 +371,9 @@ class Pool:
 
     def attach(self, state: OriginState, connection: Connection) -> Pooled:
         state.connecting -= 1
+        self._connecting -= 1
         self._created += 1
+        state.keeps_ready = self._keeps_ready
         pooled = Pooled(self._created, state, connection, self._limits)
         pooled.active = 1
         state.busy[pooled] = None
@@ -361,6 +393,7 @@ class Pool:
             return
         if pooled is None:
             state.connecting -= 1
+            self._connecting -= 1
             self._held -= 1
         elif not pooled.closed:
             self._end_exchange(state, pooled)
@@ -399,7 +432,7 @@ class Pool:
         pooled.connection.close()
         if self._on_change is not None:
             self._on_change(pooled, reason)
-        if state.keeps_ready:
+        if state.keeps_ready and reason in ("ended", "aborted"):
             self._refill(state)
 
     def abort(self, lease: Lease) -> None:
@@ -505,6 +538,7 @@ class Pool:
         """Let what is under way finish, and keep nothing: a connection closes when it is done."""
         self._max_idle = 0
         self._surplus = "shutdown"
+        self._keeps_ready = False
         for state in self._origins.values():
             state.keeps_ready = False
         for pooled in list(self._idle):

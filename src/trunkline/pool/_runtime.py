@@ -63,8 +63,8 @@ class Runtime(Protocol):
         """Run `callback` in the loop after `seconds`."""
         ...
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run `function` beside everything else; `cancel_spawned` ends it."""
+    def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
+        """Run `function` beside everything else; `cancel_spawned` ends it, unless `keep`."""
         ...
 
     def cancel_spawned(self) -> None: ...
@@ -169,7 +169,7 @@ class _AsyncioRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._spawned: set[asyncio.Future[None]] = set()
+        self._spawned: dict[asyncio.Future[None], bool] = {}
 
     def scope(self, seconds: float | None) -> Scope:
         return _AsyncioScope(self._loop, seconds)
@@ -184,14 +184,15 @@ class _AsyncioRuntime:
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._loop.call_later(seconds, callback)
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
         task = asyncio.ensure_future(function())
-        self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+        self._spawned[task] = keep
+        task.add_done_callback(self._spawned.pop)
 
     def cancel_spawned(self) -> None:
-        for task in self._spawned:
-            task.cancel()
+        for task, keep in self._spawned.items():
+            if not keep:
+                task.cancel()
 
 
 class _TrioScope:
@@ -248,11 +249,12 @@ class _TrioRuntime:
 
         self._spawn(run)
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
         scope = anyio.CancelScope()
 
         async def run() -> None:
-            self._spawned.add(scope)
+            if not keep:
+                self._spawned.add(scope)
             try:
                 with scope:
                     await function()

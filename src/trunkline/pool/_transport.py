@@ -41,6 +41,7 @@ from trunkline.pool._watch import Steps, Watch
 from trunkline.proxy import find_proxy
 
 _MAX_ATTEMPTS = 2
+_OTHER_LOOPS_SECONDS = 0.01  # between two looks at whether another loop has drained
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -184,14 +185,9 @@ class PooledTransport(ABC):
         pool.tidy()
         failures: list[TransportError] = []
 
-        async def open_one() -> None:
-            lease = pool.acquire_nowait(origin, fresh=True)
-            if lease is not None:
-                await self._open_idle(home, origin, lease, failures)
-
         async with anyio.create_task_group() as group:
-            for _ in range(connections - pool.idle_to(origin)):
-                group.start_soon(open_one)
+            while (lease := pool.reserve(origin, connections)) is not None:
+                group.start_soon(self._open_idle, home, origin, lease, failures)
         ready = min(pool.idle_to(origin), connections)
         if failures and not ready:
             raise failures[0]
@@ -200,11 +196,10 @@ class PooledTransport(ABC):
     async def _open_spares(self, home: Home, origin: Origin) -> None:
         """Fill up to `min_idle_connections`; after a failure the next upkeep tries again."""
         failures: list[TransportError] = []
-        while not failures:
-            lease = home.pool.reserve(origin)
-            if lease is None:
-                return
+        while not failures and (lease := home.pool.spare(origin)) is not None:
             await self._open_idle(home, origin, lease, failures)
+            if lease.pooled is None or lease.pooled.closed:
+                return
 
     async def _open_idle(
         self, home: Home, origin: Origin, lease: Lease, failures: list[TransportError]
@@ -235,12 +230,16 @@ class PooledTransport(ABC):
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._closed = True
-        here = current_loop()
-        for loop, home in list(self._homes.items()):
-            if loop is here:
-                await home.aclose(drain)
-            else:
-                home.runtime.call_soon_threadsafe(home.close)
+        here, homes = current_loop(), dict(self._homes)
+        for loop, home in homes.items():
+            if loop is not here:
+                home.end_soon(drain)
+        if here in homes:
+            await homes.pop(here).aclose(drain)
+        with anyio.move_on_after(drain):
+            # No event of this loop can be set from another one.
+            while not all(home.pool.is_closed for home in homes.values()):  # noqa: ASYNC110
+                await anyio.sleep(_OTHER_LOOPS_SECONDS)
 
     # -- beyond the contract -----------------------------------------------------------------------
 
@@ -268,10 +267,16 @@ class PooledTransport(ABC):
     def _move_in(self) -> Home:
         runtime = make_runtime()
         refuse_loop("trio" if runtime.is_trio else "asyncio", self.capabilities)
-        for loop in [loop for loop, home in self._homes.items() if home.pool.is_closed]:
-            del self._homes[loop]
-        home = Home(self.config, runtime, self._observers, self.make_dialer, self._open_spares)
-        self._homes[current_loop()] = home
+        loop = current_loop()
+        home = Home(
+            self.config,
+            runtime,
+            self._observers,
+            self.make_dialer,
+            self._open_spares,
+            lambda: self._homes.pop(loop, None),
+        )
+        self._homes[loop] = home
         return home
 
 

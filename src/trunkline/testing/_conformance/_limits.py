@@ -110,22 +110,6 @@ class LimitsHold(Conformance):
             targets = [request.target for request in rig.server.requests]
             assert targets == ["/held", "/waiting", "/newcomer"]
 
-    async def test_a_call_of_higher_priority_is_served_first(self) -> None:
-        async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
-            held = await rig.send("GET", "/held")
-            calls = [
-                await _queue(rig, place, path, priority=priority)
-                for place, (path, priority) in enumerate(
-                    (("/usual", 0), ("/later", -1), ("/urgent", 5), ("/urgent-too", 5)), start=1
-                )
-            ]
-            await held.aread()
-            for call in calls:
-                await call.result()
-
-            targets = [request.target for request in rig.server.requests]
-            assert targets == ["/held", "/urgent", "/urgent-too", "/usual", "/later"]
-
     async def test_a_freed_connection_goes_to_the_waiting_call(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             held = await rig.send()
@@ -224,9 +208,9 @@ class LimitsHold(Conformance):
             assert (now.idle, now.max_connections, now.utilization) == (120, None, 0.0)
 
 
-async def _queue(rig: Rig, place: int, path: str | None = None, priority: int = 0) -> Call:
+async def _queue(rig: Rig, place: int, path: str | None = None) -> Call:
     """Begin a call that is the `place`-th to wait, or that is under way where that is 0."""
-    call = rig.begin_fetch("GET", path or f"/{place}", priority=priority)
+    call = rig.begin_fetch("GET", path or f"/{place}")
     if place:
         await until(lambda: rig.transport.snapshot().waiting == place)
     else:

@@ -53,23 +53,6 @@ class Warming(Conformance):
             assert answered.timings.tls is None
             assert rig.server.connections == 1
 
-    async def test_idle_connections_are_kept_ready(self) -> None:
-        async with self.rig(serve(PAGE), limits=Limits(min_idle_connections=2)) as rig:
-            await rig.fetch()
-            await until(lambda: rig.transport.snapshot().idle == 2)
-
-            async with await rig.send():
-                await until(lambda: counts(rig.transport.snapshot()) == (3, 1, 2, 0, 0))
-            assert len(rig.server.requests) == 2
-
-    async def test_no_more_connections_are_kept_ready_than_the_limits_allow(self) -> None:
-        limits = Limits(min_idle_connections=5, max_connections=2)
-        async with self.rig(serve(PAGE), limits=limits) as rig:
-            await rig.fetch()
-            await until(lambda: rig.transport.snapshot().idle == 2)
-
-            assert counts(rig.transport.snapshot()) == (2, 0, 2, 0, 0)
-
     async def test_warming_a_server_that_is_not_there_is_an_error(self) -> None:
         async with self.rig(serve()) as rig:
             with pytest.raises(ConnectError):
