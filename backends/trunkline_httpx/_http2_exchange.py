@@ -26,6 +26,7 @@ from trunkline import (
 )
 from trunkline_httpx._http2_protocol import code_name
 from trunkline_httpx._message import RawHeaders, RequestBody, decode_headers
+from trunkline_httpx._network import FAIR_SHARE, give_way
 from trunkline_httpx._translate import Course
 
 
@@ -33,6 +34,8 @@ class Multiplexer(Protocol):
     """What an exchange needs of its connection."""
 
     protocol: h2.connection.H2Connection
+
+    def is_usable(self) -> bool: ...
 
     def room(self, stream_id: int) -> int:
         """How many bytes of content may go now; it may be negative (RFC 9113 section 6.9.2)."""
@@ -83,6 +86,7 @@ class Http2Exchange:
         self._is_sent = not has_body
         self._is_received = False
         self._is_closed = False
+        self._frames = 0
 
     @property
     def is_complete(self) -> bool:
@@ -132,6 +136,10 @@ class Http2Exchange:
             self._is_sent = is_last and not data
             connection.protocol.send_data(self.id, frame, end_stream=self._is_sent)
             await connection.flush(self)
+            self._frames += 1
+            if self._frames % FAIR_SHARE == 0:
+                connection.is_usable()  # it takes in what has come, a refusal perhaps
+                await self.attempt.wait(give_way())
 
     def _has_room(self) -> bool:
         return self.is_refused or self._connection.room(self.id) > 0

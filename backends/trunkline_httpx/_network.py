@@ -92,11 +92,11 @@ class Stream(ABC):
     async def send(self, data: bytes) -> None:
         """Send all of `data`."""
         rest = memoryview(data)
-        while True:
-            rest = rest[self.send_nowait(rest) :]
-            if not rest and self.flush_nowait():
-                return
-            await self.wait_writable()
+        while rest or not self.flush_nowait():
+            sent = self.send_nowait(rest)
+            rest = rest[sent:]
+            if not sent:
+                await self.wait_writable()
 
 
 async def give_way() -> None:

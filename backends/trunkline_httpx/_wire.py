@@ -6,6 +6,8 @@ knows what it has to listen for while it writes: the first bytes of a response.
 
 from __future__ import annotations
 
+import itertools
+
 import anyio
 import httpcore
 
@@ -109,19 +111,22 @@ class Wire(httpcore.AsyncNetworkStream):
         attempt, stream, is_blocked = self._attempt, self._stream, False
         if self._body.is_streamed and attempt.bytes_sent:
             self._listen()
-        while True:
+        for turn in itertools.count(1):
             sent = stream.send_nowait(rest)
             if sent:
                 attempt.bytes_sent += sent
                 rest = rest[sent:]
                 if is_blocked:
                     attempt.begin("write")
-            if not rest and stream.flush_nowait():
+            elif rest or not stream.flush_nowait():
+                self._listen()
+                is_full = len(self._held) >= _MAX_HELD
+                await attempt.wait(stream.wait_writable() if is_full else stream.wait_either())
+                is_blocked = True
+            else:
                 return
-            self._listen()
-            is_full = len(self._held) >= _MAX_HELD
-            await attempt.wait(stream.wait_writable() if is_full else stream.wait_either())
-            is_blocked = True
+            if turn % FAIR_SHARE == 0:
+                await attempt.wait(give_way())
 
     async def _wait_for_continue(self) -> None:
         # No longer than curl does: RFC 9110 section 10.1.1 says not to wait for ever.

@@ -46,8 +46,9 @@ def load_backend(name: str) -> Any:
         missing = error.name or "a module"
         if missing.partition(".")[0] == entry.module.partition(".")[0]:
             raise
-        ours = entry.dist is not None and entry.dist.name == "trunkline" and name != "aiohttp"
-        what = f"'trunkline[{name}]'" if ours else missing
+        ours = entry.dist is not None and entry.dist.name == "trunkline"
+        extra = "" if name == "aiohttp" else f"[{name}]"  # aiohttp is no extra
+        what = f"'trunkline{extra}'" if ours else missing
         message = f"backend {name!r} needs {missing}: pip install {what}"
         raise BackendUnavailable(message) from error
 

@@ -28,11 +28,8 @@ NAMES = {
         BodyTruncated ReadError RemoteProtocolError LimitExceeded StreamReset StreamRefused
         GoAway DecodeError DecompressionLimit HTTPStatusError
     """,
-    "trunkline.adapters.httpx2": "AsyncTransport AsyncClient",
-    "trunkline.adapters.httpx": "AsyncTransport AsyncClient",
     "trunkline.testing": """
-        MockTransport ASGITransport RecordingTransport ReplayTransport FaultTransport
-        LLMServer TransportConformance
+        MockTransport LLMServer TransportConformance
     """,
     "trunkline.pool": "PooledTransport",
 }

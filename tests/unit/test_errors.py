@@ -187,7 +187,6 @@ def test_a_new_error_knows_only_that_nothing_was_sent(error: type[TransportError
         ("WriteError", "write"),
         ("HeadersTimeout", "headers"),
         ("RemoteDisconnected", "headers"),
-        ("RemoteProtocolError", "headers"),
         ("ReadTimeout", "body"),
         ("BodyTruncated", "body"),
         ("ReadError", "body"),

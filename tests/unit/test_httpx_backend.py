@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import httpcore
 import httpx
 import pytest
@@ -410,6 +411,28 @@ async def test_an_early_success_does_not_stop_the_upload() -> None:
             assert await exchange.read() == b""
         assert attempt.bytes_sent == received
         assert connection.is_usable()
+
+
+@pytest.mark.anyio
+async def test_an_upload_that_never_has_to_wait_lets_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    monkeypatch.setattr(SocketStream, "send_nowait", lambda _, data: min(len(data), 1000))
+    async with connection_and_peer() as (connection, peer), anyio.create_task_group() as group:
+        peer.send(OK)
+        group.start_soon(count_turns)
+        request = Request("POST", "http://a.test/", content=bytes(1_000_000))
+        await connection.exchange(request, Attempt())
+        group.cancel_scope.cancel()
+    assert turns > 100
 
 
 @given(

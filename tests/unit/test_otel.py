@@ -7,6 +7,7 @@ Knows the SDK's readers and exporters in memory, and servers on real sockets. Do
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import anyio
+import anyio.lowlevel
 import pytest
 from opentelemetry import baggage, propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -281,6 +283,22 @@ def test_a_cancelled_request_is_an_error_of_that_name(
     assert (attributes["error.type"], attributes["http.response.status_code"]) == (name, 200)
     assert telemetry.active_requests == 0
     assert telemetry.span.status.status_code is StatusCode.ERROR
+
+
+async def test_a_response_that_is_dropped_ends_its_span(
+    server: LLMServer, telemetry: Telemetry
+) -> None:
+    async with Client(base_url=server.base_url) as client:
+        telemetry.on(client)
+        response = await client.send(client.build_request("GET", "/models"))
+        with pytest.warns(ResourceWarning, match="unclosed response"):
+            del response
+            gc.collect()
+        await anyio.lowlevel.checkpoint()
+        assert telemetry.active_requests == 0
+        assert_exact(telemetry, client)
+
+    assert len(telemetry.spans) == 1
 
 
 @every_backend

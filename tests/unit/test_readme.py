@@ -39,6 +39,27 @@ def test_every_python_block_has_a_test() -> None:
     assert python == tested
 
 
+def test_the_capability_table_is_what_the_backends_say() -> None:
+    rows = {
+        "asyncio and uvloop": "asyncio",
+        "trio": "trio",
+        "HTTP/2": "http2",
+        "HTTP proxies": "proxy",
+        "SOCKS5": "socks",
+        "Unix sockets": "uds",
+        "streams the rest": "duplex",
+    }
+    text = README.read_text(encoding="utf-8")
+    backends = [_registry.capabilities_of(name) for name in ("aiohttp", "httpx")]
+    for label, capability in rows.items():
+        said = re.search(
+            rf"^\| {re.escape(label)}.*\| (yes|no) \| (yes|no) \|$", text, re.MULTILINE
+        )
+        assert said is not None, label
+        able = ["yes" if getattr(backend, capability) else "no" for backend in backends]
+        assert list(said.groups()) == able, label
+
+
 def test_the_fastapi_example_answers() -> None:
     from fastapi.testclient import TestClient
 

@@ -74,7 +74,7 @@ class Sizing:
         carries = load.streams or 1
         # On HTTP/2 one more: to take over while another, which the server told to go, finishes.
         connections = _up(load.needed / carries) + (load.streams is not None)
-        pool = max(load.latency, _SHORTEST_WAIT)
+        pool = min(max(load.latency, _SHORTEST_WAIT), _LONGEST_WAIT)
         # When all is in use `needed` calls end in a latency: this many are served in `pool`.
         served = floor(load.needed * pool / load.latency)
         return cls(
