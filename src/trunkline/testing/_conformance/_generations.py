@@ -36,9 +36,7 @@ LONG = 3600.0
 
 class Generations(Conformance):
     @asynccontextmanager
-    async def _client(
-        self, *scripts: Script, **options: Any
-    ) -> AsyncGenerator[tuple[Rig, Client]]:
+    async def _client(self, *scripts: Script, **options: Any) -> AsyncGenerator[tuple[Rig, Client]]:
         """A rig, and a client on its transport."""
         if self.backend not in available_backends():
             pytest.skip("a config can name this transport by its entry point only")
@@ -73,13 +71,12 @@ class Generations(Conformance):
             assert (await waiting.result()).content == b"page"
 
     async def test_a_connection_in_use_is_closed_when_its_response_is_over(self) -> None:
-        async with self._client(GATED) as (rig, client):
-            async with await rig.send() as answered:
-                await client.reconfigure(self.config())
-                rig.server.open("rest")
-                await answered.aread()
+        async with self._client(GATED) as (rig, client), await rig.send() as answered:
+            await client.reconfigure(self.config())
+            rig.server.open("rest")
+            await answered.aread()
 
-                await rig.until_client_closed()
+            await rig.until_client_closed()
 
     async def test_idle_connections_are_closed_by_a_reconfiguration(self) -> None:
         async with self._client(serve(PAGE)) as (rig, client):
@@ -135,13 +132,12 @@ class Generations(Conformance):
             assert rig.server.connections == 1
 
     async def test_a_response_is_cut_when_the_drain_of_a_reconfiguration_is_over(self) -> None:
-        async with self._client(UNFINISHED) as (rig, client):
-            async with await rig.send() as answered:
-                await client.reconfigure(self.config(), drain=0.05)
+        async with self._client(UNFINISHED) as (rig, client), await rig.send() as answered:
+            await client.reconfigure(self.config(), drain=0.05)
 
-                await rig.until_client_closed()
-                with pytest.raises(TransportClosed):
-                    await answered.aread()
+            await rig.until_client_closed()
+            with pytest.raises(TransportClosed):
+                await answered.aread()
 
     async def test_responses_of_several_generations_finish(self) -> None:
         async with self._client(GATED) as (rig, client):
@@ -247,14 +243,13 @@ class Generations(Conformance):
             assert left == 1
 
     async def test_a_response_is_cut_when_the_drain_is_over(self) -> None:
-        async with self.rig(UNFINISHED) as rig:
-            async with await rig.send() as answered:
-                await rig.transport.aclose(0.05)
+        async with self.rig(UNFINISHED) as rig, await rig.send() as answered:
+            await rig.transport.aclose(0.05)
 
-                assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
-                await rig.until_client_closed()
-                with pytest.raises(TransportClosed):
-                    await answered.aread()
+            assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
+            await rig.until_client_closed()
+            with pytest.raises(TransportClosed):
+                await answered.aread()
 
     async def test_a_call_that_waits_for_its_head_is_cut_when_the_drain_is_over(self) -> None:
         async with self.rig([expect_request(), hold()]) as rig:

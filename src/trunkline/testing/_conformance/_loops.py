@@ -216,13 +216,12 @@ class Loops(Conformance):
             with pytest.raises(TransportClosed):
                 await rig.fetch()
 
-        async with self.rig(serve(PAGE)) as rig:
-            async with anyio.create_task_group() as group:
-                group.start_soon(anyio.to_thread.run_sync, in_a_loop, stay)
-                await rig.until_received()
-                await rig.fetch()
-                await rig.transport.aclose()
-                closed.set()
+        async with self.rig(serve(PAGE)) as rig, anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, in_a_loop, stay)
+            await rig.until_received()
+            await rig.fetch()
+            await rig.transport.aclose()
+            closed.set()
 
     async def test_draining_lets_responses_in_other_loops_finish(self, in_a_loop: Run) -> None:
         script = [expect_request(), send(PAGE[:-1]), wait("rest"), send(PAGE[-1:])]
@@ -265,9 +264,7 @@ class Loops(Conformance):
 
     @pytest.fixture
     def in_a_loop(self, anyio_backend_name: str, anyio_backend_options: dict[str, Any]) -> Run:
-        return partial(
-            anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options
-        )
+        return partial(anyio.run, backend=anyio_backend_name, backend_options=anyio_backend_options)
 
 
 async def _fetch(transport: Transport, url: str) -> Response:

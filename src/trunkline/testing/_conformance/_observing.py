@@ -1,30 +1,20 @@
-"""What observers are told: each step of each call, paired and nested, whatever comes between.
-
-What is expected of a call is written as a tree on one line, with the error behind a step that
-failed: `request(connect() headers()!ReadError)!ReadError`.
-"""
+"""What is told of a call: each step once, paired and nested, whatever comes between."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 
 import anyio
 import pytest
 
-from trunkline._client import Client
 from trunkline._config import Dns, Limits, Timeouts
-from trunkline._contract import Transport
 from trunkline._errors import ConnectError, TransportError
-from trunkline._events import Event, Observer
-from trunkline._messages import Response
-from trunkline._registry import available_backends
+from trunkline._events import Step
 from trunkline.pool._runtime import sniff_loop
 from trunkline.testing._certificates import Certificates
-from trunkline.testing._conformance._base import Call, Conformance, Rig, needs
+from trunkline.testing._conformance._base import Call, Conformance, needs
 from trunkline.testing._conformance._helpers import closed_port, info, until
+from trunkline.testing._conformance._recorder import observed, without_names
 from trunkline.testing._dns_server import NXDOMAIN, DNSServer
 from trunkline.testing._script import (
     answer,
@@ -51,76 +41,12 @@ FAILURES: dict[str, tuple[Script, str]] = {
 }
 
 
-class Recorder:
-    """Keeps the events in their order."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def on_event(self, event: Event) -> None:
-        self.events.append(event)
-
-    @property
-    def request_ids(self) -> list[int | None]:
-        return [e.request_id for e in self.events if e.step == "request" and not e.is_end]
-
-    def of_request(self, place: int = 0) -> list[Event]:
-        """The events of the request that began at this place."""
-        wanted = self.request_ids[place]
-        return [e for e in self.events if e.request_id == wanted]
-
-    @property
-    def ahead(self) -> list[Event]:
-        """Those of the steps that open connections ahead of any request."""
-        return [e for e in self.events if e.request_id is None and e.step != "connection"]
-
-    def connections(self, *, is_end: bool) -> list[Event]:
-        return [e for e in self.events if e.step == "connection" and e.is_end == is_end]
-
-    def tree(self, place: int = 0) -> str:
-        return tree(self.of_request(place))
-
-
-def tree(events: Iterable[Event]) -> str:
-    """One line; see the module. Fails unless the steps are paired and properly nested."""
-    open_steps: list[str] = []
-    inside: list[list[str]] = [[]]
-    for event in events:
-        if not event.is_end:
-            open_steps.append(event.step)
-            inside.append([])
-            continue
-        assert open_steps, f"{event.step} ended and had not begun"
-        assert open_steps.pop() == event.step, f"{event.step} ended before what is inside it"
-        error = "" if event.error is None else f"!{event.error}"
-        parts = " ".join(inside.pop())
-        inside[-1].append(f"{event.step}({parts}){error}")
-    assert not open_steps, f"they have not ended: {open_steps}"
-    return " ".join(inside[0])
-
-
 class Observing(Conformance):
-    @contextmanager
-    def _observed(self, transport: Transport) -> Generator[Recorder]:
-        """Record the events within a block."""
-        recorder = Recorder()
-        stop = _observe(transport, recorder)
-        yield recorder
-        stop()
-
-    @asynccontextmanager
-    async def _client(self, *scripts: Script) -> AsyncGenerator[Client]:
-        if self.backend not in available_backends():
-            pytest.skip("a config can name this transport by its entry point only")
-        async with self.rig(*scripts) as rig:
-            async with Client(transport=rig.transport, base_url=rig.server.url) as client:
-                yield client
-
     # -- calls that end well -----------------------------------------------------------------------
 
     async def test_a_call_on_a_new_connection_is_told_step_by_step(self) -> None:
         async with self.secure_rig(serve(PAGE)) as rig:
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 await rig.fetch_url(f"https://localhost:{rig.server.port}/")
 
             assert seen.tree() == "request(dns() connect() tls() headers() body())"
@@ -128,7 +54,7 @@ class Observing(Conformance):
     async def test_a_call_on_a_used_connection_has_no_steps_of_opening(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             await rig.fetch()
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 await rig.fetch()
 
             assert seen.tree() == "request(headers() body())"
@@ -136,7 +62,7 @@ class Observing(Conformance):
     async def test_a_call_that_waits_for_a_connection_begins_with_that(self) -> None:
         async with self.rig(serve(PAGE), limits=ONE) as rig:
             held = await rig.send()
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 call = rig.begin_fetch()
                 await until(lambda: rig.transport.snapshot().waiting == 1)
                 await held.aread()
@@ -148,7 +74,7 @@ class Observing(Conformance):
     async def test_a_tunnel_is_a_step_of_its_own(self) -> None:
         with ScriptedServer([tunnel()]) as proxy:
             async with self.secure_rig(serve(PAGE), proxy=f"http://localhost:{proxy.port}") as rig:
-                with self._observed(rig.transport) as seen:
+                with observed(rig.transport) as seen:
                     await rig.fetch()
 
                 assert seen.tree() == "request(dns() connect() proxy() tls() headers() body())"
@@ -156,7 +82,7 @@ class Observing(Conformance):
     async def test_a_call_that_is_closed_early_ends_without_an_error(self) -> None:
         async with self.rig(UNFINISHED) as rig:
             await rig.transport.warm(rig.url())
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 await (await rig.send()).aclose()
 
             assert seen.tree() == "request(headers() body())"
@@ -164,7 +90,7 @@ class Observing(Conformance):
     async def test_a_call_whose_response_is_dropped_ends(self) -> None:
         async with self.rig(UNFINISHED) as rig:
             await rig.transport.warm(rig.url())
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 answered = await rig.transport.send(rig.request())
                 with pytest.warns(ResourceWarning, match="unclosed response"):
                     del answered
@@ -179,7 +105,7 @@ class Observing(Conformance):
         script, steps = FAILURES[at]
         async with self.rig(script, timeouts=Timeouts(headers=0.1)) as rig:
             await rig.transport.warm(rig.url())
-            with self._observed(rig.transport) as seen, suppress(TransportError):
+            with observed(rig.transport) as seen, suppress(TransportError):
                 await rig.fetch("POST", content=b"order")
 
             error = steps.partition("!")[2]
@@ -187,7 +113,7 @@ class Observing(Conformance):
 
     async def test_a_connection_that_is_refused_fails_at_connect(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
-            with self._observed(rig.transport) as seen, suppress(ConnectError):
+            with observed(rig.transport) as seen, suppress(ConnectError):
                 await rig.fetch_url(f"http://localhost:{closed_port()}/")
 
             assert seen.tree() == "request(dns() connect()!ConnectError)!ConnectError"
@@ -195,7 +121,7 @@ class Observing(Conformance):
     async def test_a_certificate_that_is_not_trusted_fails_at_tls(self) -> None:
         with Certificates() as certificates:
             async with self.rig([start_tls(certificates.server_context())]) as rig:
-                with self._observed(rig.transport) as seen, suppress(TransportError):
+                with observed(rig.transport) as seen, suppress(TransportError):
                     await rig.fetch_url(f"https://localhost:{rig.server.port}/")
 
                 failed = "tls()!CertificateError)!CertificateError"
@@ -206,7 +132,7 @@ class Observing(Conformance):
             pytest.skip("name servers can be set on asyncio only")
         with DNSServer({"bad.test": NXDOMAIN}) as names:
             async with self.rig(serve(PAGE), dns=Dns(nameservers=(names.address,))) as rig:
-                with self._observed(rig.transport) as seen, suppress(TransportError):
+                with observed(rig.transport) as seen, suppress(TransportError):
                     await rig.fetch_url("http://bad.test/")
 
                 assert seen.tree() == "request(dns()!DNSError)!DNSError"
@@ -214,7 +140,7 @@ class Observing(Conformance):
     async def test_a_call_that_waits_in_vain_fails_at_queue(self) -> None:
         async with self.rig(serve(PAGE), limits=ONE, timeouts=Timeouts(pool=0.05)) as rig:
             async with await rig.send():
-                with self._observed(rig.transport) as seen, suppress(TransportError):
+                with observed(rig.transport) as seen, suppress(TransportError):
                     await rig.fetch()
 
             assert seen.tree() == "request(queue()!PoolTimeout)!PoolTimeout"
@@ -222,7 +148,7 @@ class Observing(Conformance):
     async def test_a_call_that_is_refused_fails_at_queue(self) -> None:
         limits = Limits(max_connections=1, max_waiting=0)
         async with self.rig(serve(PAGE), limits=limits) as rig, await rig.send():
-            with self._observed(rig.transport) as seen, suppress(TransportError):
+            with observed(rig.transport) as seen, suppress(TransportError):
                 await rig.fetch()
 
             assert seen.tree() == "request(queue()!PoolFull)!PoolFull"
@@ -232,7 +158,7 @@ class Observing(Conformance):
         async with self.rig(hangs_up, serve(PAGE)) as rig:
             url = f"http://localhost:{rig.server.port}/"
             await rig.fetch_url(url)
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 answered = await rig.fetch_url(url)
 
             again = "dns() connect() headers() body()"
@@ -243,22 +169,22 @@ class Observing(Conformance):
 
     async def test_a_call_that_is_cancelled_in_the_queue_ends(self) -> None:
         async with self.rig(serve(PAGE), limits=ONE) as rig, await rig.send():
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 call = rig.begin_fetch()
                 await until(lambda: rig.transport.snapshot().waiting == 1)
                 await _cancel(call)
 
-            assert _unnamed(seen.tree()) == "request(queue()!)!"
+            assert without_names(seen.tree()) == "request(queue()!)!"
 
     async def test_a_call_that_is_cancelled_while_connecting_ends(self) -> None:
         async with self.rig([hold()]) as rig:
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 url = f"https://localhost:{rig.server.port}/"
                 call = rig.start(lambda: rig.fetch_url(url))
-                await until(lambda: any(e.step == "tls" for e in seen.events))
+                await until(lambda: seen.has_begun("tls"))
                 await _cancel(call)
 
-            assert _unnamed(seen.tree()) == "request(dns() connect() tls()!)!"
+            assert without_names(seen.tree()) == "request(dns() connect() tls()!)!"
 
     @pytest.mark.parametrize(
         ("script", "steps"),
@@ -270,22 +196,29 @@ class Observing(Conformance):
     ) -> None:
         async with self.rig(script) as rig:
             await rig.transport.warm(rig.url())
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 call = rig.begin_fetch()
-                last = "body" if "body" in steps else "headers"
-                await until(lambda: any(e.step == last for e in seen.events))
+                last: Step = "body" if "body" in steps else "headers"
+                await until(lambda: seen.has_begun(last))
                 await rig.until_received()
                 await _cancel(call)
 
-            assert _unnamed(seen.tree()) == f"request({steps})!"
+            assert without_names(seen.tree()) == f"request({steps})!"
 
     async def test_a_call_that_the_close_ends_is_told_to_end(self) -> None:
         async with self.rig(SILENT) as rig:
             await rig.transport.warm(rig.url())
-            with self._observed(rig.transport) as seen:
+            with observed(rig.transport) as seen:
                 call = rig.begin_fetch()
                 await rig.until_received()
                 await rig.transport.aclose()
                 await call.failure()
 
-            assert _unnamed(seen.tree()) == "request(headers()!)!"
+            assert without_names(seen.tree()) == "request(headers()!)!"
+
+
+async def _cancel(call: Call) -> None:
+    call.cancel()
+    with anyio.fail_after(5.0):
+        await call.done.wait()
+    assert call.cancelled
