@@ -1,8 +1,8 @@
 """A FastAPI application with one client for its life, and a health check that shows its pool.
 
 - `POST /ask` with `{"question": "..."}` asks the model.
-- `GET /health/pool` is the pool as JSON; its status is 503 while the pool is nearly used up, so that
-  a load balancer sends the next requests elsewhere.
+- `GET /health/pool` is the pool as JSON; its status is 503 while the pool is nearly used up, so
+  that a load balancer sends the next requests elsewhere.
 
 Try it against the echoing server, from this folder, in two terminals:
 
@@ -20,10 +20,11 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-import trunkline
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+
+import trunkline
 
 NEARLY_FULL = 0.9
 """The share of `max_connections` from which on the health check says 503."""

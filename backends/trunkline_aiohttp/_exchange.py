@@ -50,6 +50,7 @@ class AiohttpConnection:
         self.transport = transport
         self.peer = _peer(transport.get_extra_info("peername"))
         self._is_cut = False
+        self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
@@ -97,6 +98,12 @@ class AiohttpConnection:
         self._is_cut = True
 
     def close(self) -> None:
+        if self._loop.is_closed():
+            # Nothing can be scheduled there any more; the socket goes with the transport.
+            self.protocol.transport = None
+            if self._opened is not None:
+                self._opened.close()
+            return
         self.protocol.give_up()
         # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
         if self._is_cut and not self.transport.is_closing():

@@ -13,12 +13,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlencode
 
+import anyio
 from multidict import CIMultiDict
 from yarl import URL
 
 from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import PoolSnapshot, Transport
-from trunkline._errors import InvalidRequest, UnsupportedOption
+from trunkline._errors import InvalidRequest, TransportClosed, UnsupportedOption
 from trunkline._events import Observer
 from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers, parse_url
 from trunkline._registry import choose
@@ -70,6 +71,7 @@ class Client:
                 raise InvalidRequest("base_url: it must have no query and no fragment")
         self._headers = _defaults()
         self._headers.update(make_headers(headers))
+        self._is_closed = False
         self._retired: set[Transport] = set()
         if transport is not None:
             self.transport = transport
@@ -208,7 +210,10 @@ class Client:
 
         Raises:
             BackendUnavailable, UnsupportedOption: as `open_transport`; then nothing has changed.
+            TransportClosed: the client is closed.
         """
+        if self._is_closed:
+            raise TransportClosed("the client is closed")
         old = self.transport
         self.transport, self.backend_reason = choose(config)
         self._retired.add(old)
@@ -241,9 +246,10 @@ class Client:
 
     async def aclose(self, drain: float = 0.0) -> None:
         """Close the transport, and those retired by `reconfigure`; see `Transport.aclose`."""
-        await _close(self.transport, drain)
-        for old in list(self._retired):
-            await old.aclose()
+        self._is_closed = True
+        async with anyio.create_task_group() as group:
+            for transport in (self.transport, *self._retired):
+                group.start_soon(_close, transport, drain)
 
     async def __aenter__(self) -> Self:
         return self

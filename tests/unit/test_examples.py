@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypercorn.asyncio import serve
+from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType]
 from hypercorn.config import Config
 
 import trunkline
@@ -60,15 +60,20 @@ async def run_as_typed(source: str, names: dict[str, Any], origin: str) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.name)
-async def test_every_block_of_a_guide_runs_and_prints_what_it_shows(guide: Path) -> None:
-    blocks = _BLOCK.findall(guide.read_text())
+@pytest.mark.parametrize(
+    "blocks",
+    [_BLOCK.findall(guide.read_text()) for guide in GUIDES],
+    ids=[guide.name for guide in GUIDES],
+)
+async def test_every_block_of_a_guide_runs_and_prints_what_it_shows(
+    blocks: list[tuple[str, str]],
+) -> None:
     assert blocks
     names: dict[str, Any] = {}
     try:
         for number, (source, shown) in enumerate(blocks, 1):
-            printed = await run_as_typed(source, names, f"{guide.name}, block {number}")
-            assert printed == shown, f"block {number} of {guide.name}"
+            printed = await run_as_typed(source, names, f"block {number}")
+            assert printed == shown, f"block {number}"
     finally:
         await put_away(names)
 
@@ -106,7 +111,7 @@ async def served(app: Any) -> AsyncGenerator[trunkline.Client]:
     config.bind = [f"fd://{listener.detach()}"]
     config.accesslog = config.errorlog = None
     over = asyncio.Event()
-    running = asyncio.create_task(serve(app, config, shutdown_trigger=over.wait))  # type: ignore[arg-type]
+    running = asyncio.create_task(serve(app, config, shutdown_trigger=over.wait))
     try:
         async with trunkline.Client(base_url=f"http://127.0.0.1:{port}") as client:
             yield client

@@ -123,11 +123,13 @@ class Caller:
         number: int,
         waiter: Waiter,
         wait: Coroutine[Any, Any, Lease],
+        fresh: bool,
     ) -> None:
         self.origin = origin
         self.rank = (-priority, number)
         self.waiter = waiter
         self.wait = wait
+        self.fresh = fresh
 
 
 class Holder:
@@ -212,7 +214,7 @@ class PoolMachine(RuleBasedStateMachine):
                     queue.remove(caller)
                     self.woken.append(caller)
                     return
-        raise AssertionError("somebody was woken who does not wait, or woken twice")
+        assert waiter is self.runtime.last_waiter, "woken twice, or after having left"
 
     def connection_changed(self, pooled: Pooled, reason: str | None) -> None:
         connection = cast("Connection", pooled.connection)
@@ -236,24 +238,28 @@ class PoolMachine(RuleBasedStateMachine):
             assert not (fresh and lease.pooled), "asked for a fresh one"
             self.hold(origin, lease)
             assert lease.pooled is None or lease.pooled.connection.is_usable(), "lent when closed"
-        elif not fresh:  # one that warms the pool does not wait
-            self.queue_up(origin, priority)
+        else:
+            self.queue_up(origin, priority, fresh)
 
-    def queue_up(self, origin: Origin, priority: int) -> None:
+    def queue_up(self, origin: Origin, priority: int, fresh: bool) -> None:
         waiting = sum(map(len, self.queues.values()))
         most = self.limits.max_waiting
-        coroutine = self.pool.wait(origin, 5.0, priority)
+        coroutine = self.pool.wait(origin, 5.0, priority, fresh=fresh)
         try:
             coroutine.send(None)
         except PoolFull:
             assert most is not None
             assert waiting >= most
             return
+        except StopIteration as end:
+            self.hold(origin, end.value)
+            return
         assert most is None or waiting < most
         waiter = self.runtime.last_waiter
         assert waiter is not None
         self.numbers += 1
-        self.queues[origin].append(Caller(origin, priority, self.numbers, waiter, coroutine))
+        caller = Caller(origin, priority, self.numbers, waiter, coroutine, fresh)
+        (self.woken if waiter.is_set else self.queues[origin]).append(caller)
 
     def hold(self, origin: Origin, lease: Lease) -> None:
         holder = Holder(origin, lease)

@@ -37,19 +37,14 @@ def of_origin(origin: Origin) -> Attributes:
     }
 
 
-def of_outcome(response: Response | None, error: str | None) -> Attributes:
-    """Status, protocol version and error.type, as far as there are any.
-
-    A status of 4xx or 5xx is an error of a client's request; an exception is the better name.
-    """
-    found: Attributes = {}
-    if response is not None:
-        found["http.response.status_code"] = response.status_code
-        found["network.protocol.version"] = version_of(response.http_version)
-        if response.is_error:
-            found["error.type"] = str(response.status_code)
-    if error is not None:
-        found["error.type"] = error
+def of_response(response: Response) -> Attributes:
+    """Status and protocol version; 4xx and 5xx are errors of a client's request."""
+    found: Attributes = {
+        "http.response.status_code": response.status_code,
+        "network.protocol.version": version_of(response.http_version),
+    }
+    if response.is_error:
+        found["error.type"] = str(response.status_code)
     return found
 
 

@@ -21,16 +21,16 @@ from trunkline.observe._attributes import (
     Attributes,
     known_methods,
     of_origin,
-    of_outcome,
     of_peer,
+    of_response,
 )
 
 
 class Call:
     """A request under way. `attributes` are those that every metric has."""
 
-    __slots__ = ("attempts", "attributes", "context", "is_over", "queued_at", "span", "started",
-                 "started_ns")  # fmt: skip
+    __slots__ = ("attempts", "attributes", "context", "is_over", "of_peer", "of_response",
+                 "queued_at", "span", "started", "started_ns")  # fmt: skip
 
     def __init__(self, attributes: Attributes, span: Span, started_ns: int) -> None:
         self.attributes = attributes
@@ -39,7 +39,14 @@ class Call:
         self.started_ns = started_ns
         self.started = self.queued_at = monotonic()
         self.attempts = 0
+        self.of_response: Attributes = {}
+        self.of_peer: Attributes = {}
         self.is_over = False
+
+    def learn(self, response: Response) -> None:
+        """What is to be told of the response; the call does not hold it, or it held itself."""
+        self.of_response = of_response(response)
+        self.of_peer = of_peer(response.connection)
 
 
 class CarriedRequest(Request):
@@ -125,25 +132,25 @@ class Calls:
                 self._queued.record(event.at - call.queued_at, call.attributes, call.context)
             case "headers", False:
                 call.attempts += 1
+            case "body", False if event.response is not None:
+                call.learn(event.response)
             case "request", True:
-                self.end(call, event.at, event.error, event.response)
+                self.end(call, event.at, event.error)
             case _:
                 pass
 
-    def end(
-        self, call: Call, at: float, error: str | None, response: Response | None = None
-    ) -> None:
+    def end(self, call: Call, at: float, error: str | None) -> None:
         """The request is over, at `at` of the monotonic clock. A second call does nothing."""
         if call.is_over:
             return
         call.is_over = True
-        seconds, outcome = at - call.started, of_outcome(response, error)
+        seconds, outcome = at - call.started, call.of_response
+        if error is not None:
+            outcome["error.type"] = error
         self._active.add(-1, call.attributes, call.context)
         self._duration.record(seconds, {**call.attributes, **outcome}, call.context)
         span = call.span
-        span.set_attributes(outcome)
-        if response is not None:
-            span.set_attributes(of_peer(response.connection))
+        span.set_attributes({**outcome, **call.of_peer})
         if call.attempts > 1:
             span.set_attribute("http.request.resend_count", call.attempts - 1)
         if "error.type" in outcome:

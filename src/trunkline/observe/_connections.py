@@ -38,14 +38,6 @@ class _Open:
         self.exchanges = 0
         self.of_wire: Attributes = {}
 
-    def learn(self, response: Response) -> None:
-        if not self.of_wire and response.connection is not None:
-            self.of_wire = {
-                "network.protocol.version": version_of(response.connection.http_version),
-                **of_peer(response.connection),
-            }
-            self.of_wire.pop("network.peer.port", None)
-
 
 class Connections:
     """Reports connections, from the events of one transport."""
@@ -74,18 +66,23 @@ class Connections:
                 self._closed(key, event.at)
             case "headers", False:
                 self._exchanges(key, 1)
-            case "headers", True:
-                self._answered(key, event)
+            case "headers", True if event.error is not None:
+                self._exchanges(key, -1)
+            case "body", False if event.response is not None:
+                self._learn(key, event.response)
             case "body", True:
                 self._exchanges(key, -1)
             case _:
                 pass
 
-    def _answered(self, key: _Key, event: Event) -> None:
-        if event.error is not None:
-            self._exchanges(key, -1)
-        elif event.response is not None and key in self._open:
-            self._open[key].learn(event.response)
+    def _learn(self, key: _Key, response: Response) -> None:
+        connection = self._open.get(key)
+        if connection is not None and not connection.of_wire and response.connection is not None:
+            connection.of_wire = {
+                "network.protocol.version": version_of(response.connection.http_version),
+                **of_peer(response.connection),
+            }
+            connection.of_wire.pop("network.peer.port", None)
 
     def _exchanges(self, key: _Key, change: int) -> None:
         """One more or one less on a connection; on one that is closed, or unknown, nothing."""

@@ -148,7 +148,10 @@ class Home:
     async def aclose(self, drain: float) -> None:
         if drain > 0 and not self.pool.is_closed:
             self.pool.retire()
-            await self.pool.drained(drain)
+            try:
+                await self.pool.drained(drain)
+            finally:
+                self.close()
         self.close()
         for _ in range(_ROUNDS_TO_CANCEL):
             if not self._dials:

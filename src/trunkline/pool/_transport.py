@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from time import monotonic
 from typing import ClassVar
+from weakref import ref
 
 import anyio
 
@@ -86,6 +87,7 @@ class PooledTransport(ABC):
                         raise
                     if watch is not None:
                         watch.end("headers", error=type(error).__name__)
+                        watch.connection_id = None
         except BaseException as error:
             if watch is not None:
                 watch.fail(error)
@@ -316,7 +318,7 @@ def _respond(
         stream=body,
     )
     if watch is not None:
-        watch.response = response
+        watch.response = ref(response)
         watch.end("headers")
         watch.start("body")
     return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
+from weakref import ref
 
 from trunkline._errors import Phase
 from trunkline._events import Event, Observer, Step
@@ -32,7 +33,8 @@ class Watch:
         self._open: list[Step] = []
         self.request_id = request_id
         self.connection_id: int | None = None
-        self.response: Response | None = None
+        # Weak: the response holds this, and one that is dropped must not be part of a cycle.
+        self.response: ref[Response] | None = None
 
     def start(self, step: Step) -> None:
         self._open.append(step)
@@ -64,7 +66,7 @@ class Watch:
             error=error,
             reason=reason,
             request=self._request,
-            response=self.response,
+            response=None if self.response is None else self.response(),
         )
         for observer in self._observers:
             observer.on_event(event)

@@ -1,4 +1,4 @@
-"""Who gets a connection when many want one: hosts, priorities, and what those turned away are told."""
+"""Who gets a connection when many want one: hosts, priorities, and what the others are told."""
 
 from __future__ import annotations
 

@@ -40,9 +40,11 @@ class Generations(Conformance):
         """A rig, and a client on its transport."""
         if self.backend not in available_backends():
             pytest.skip("a config can name this transport by its entry point only")
-        async with self.rig(*scripts, **options) as rig:
-            async with Client(transport=rig.transport, base_url=rig.server.url) as client:
-                yield rig, client
+        async with (
+            self.rig(*scripts, **options) as rig,
+            Client(transport=rig.transport, base_url=rig.server.url) as client,
+        ):
+            yield rig, client
 
     # -- reconfiguring -----------------------------------------------------------------------------
 
@@ -86,12 +88,12 @@ class Generations(Conformance):
             await rig.until_client_closed()
 
     async def test_calls_after_a_reconfiguration_keep_to_the_new_limits(self) -> None:
-        async with self._client(GATED, serve(PAGE), limits=ONE) as (rig, client):
-            async with await rig.send():
-                await client.reconfigure(self.config(limits=Limits(max_connections=2)))
+        generations = self._client(GATED, serve(PAGE), limits=ONE)
+        async with generations as (rig, client), await rig.send():
+            await client.reconfigure(self.config(limits=Limits(max_connections=2)))
 
-                assert (await client.get("/")).content == b"page"
-                assert client.snapshot().max_connections == 2
+            assert (await client.get("/")).content == b"page"
+            assert client.snapshot().max_connections == 2
 
     async def test_calls_after_a_reconfiguration_trust_whom_the_new_config_trusts(self) -> None:
         with Certificates() as certificates:
@@ -151,13 +153,12 @@ class Generations(Conformance):
             assert [await answered.aread() for answered in answers] == [b"page"] * 3
 
     async def test_closing_a_client_closes_every_generation(self) -> None:
-        async with self._client(UNFINISHED) as (rig, client):
+        async with self._client(UNFINISHED) as (rig, client), await client.send(rig.request()):
+            await client.reconfigure(self.config())
             async with await client.send(rig.request()):
-                await client.reconfigure(self.config())
-                async with await client.send(rig.request()):
-                    await client.aclose()
+                await client.aclose()
 
-                    await until(lambda: rig.server.open_connections == 0)
+                await until(lambda: rig.server.open_connections == 0)
 
     async def test_draining_a_client_lets_responses_of_every_generation_finish(self) -> None:
         async with self._client(GATED) as (rig, client):

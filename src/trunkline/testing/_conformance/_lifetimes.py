@@ -1,4 +1,4 @@
-"""How long a connection lasts: its age, its rest, what the server says of it, and its pending end."""
+"""How long a connection lasts: its age, its rest, the server's word on it, and its pending end."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Trunkline beside the libraries it stands on: `python -m benchmarks`, or `make bench`."""
