@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -30,7 +30,6 @@ from yarl import URL
 if TYPE_CHECKING:
     import ssl
 
-    from aiohappyeyeballs import AddrInfoType
     from aiohttp.http import RawResponseMessage
     from aiohttp.streams import StreamReader
 
@@ -188,7 +187,7 @@ def make_handler() -> Handler:
     return Handler(asyncio.get_running_loop())
 
 
-def _make_socket(info: AddrInfoType) -> socket.socket:
+def _make_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
     _sockets.get().append(made)

@@ -385,8 +385,9 @@ class _IterableStream(_LocalStream):
 
     async def aclose(self) -> None:
         """End an async generator in good order; any other iterator has nothing to end."""
-        if isinstance(self._iterator, AsyncGenerator):
-            await self._iterator.aclose()
+        close: Any = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 class Response:

@@ -457,6 +457,16 @@ def test_a_connection_that_goes_away_is_not_shared_any_more() -> None:
     assert not connection_of(lease).is_closed
 
 
+def test_a_connection_that_allows_no_exchange_at_the_moment_is_not_lent() -> None:
+    pool = make(multiplexes=True)
+    lease = take(pool, max_exchanges=3)
+    lease.release()
+    connection_of(lease).max_exchanges = 0
+
+    assert have(pool.acquire_nowait(HERE)).pooled is None
+    assert not connection_of(lease).is_closed
+
+
 # --- seeing
 
 
@@ -550,6 +560,25 @@ def test_a_spare_connection_takes_nothing_from_anybody() -> None:
     pool = make(min_idle_connections=1, max_connections_per_host=1)
     take(pool, HERE)
     assert pool.spare(HERE) is None
+
+
+def test_warming_reserves_as_many_as_are_wanted_and_can_be_kept() -> None:
+    pool = make(max_keepalive_connections=3)
+
+    assert [pool.reserve(HERE, 2) is not None for _ in range(3)] == [True, True, False]
+    assert [pool.reserve(THERE, 2) is not None for _ in range(2)] == [True, False]
+    assert pool.snapshot().connecting == 3
+
+
+def test_warming_takes_the_place_of_an_idle_connection_but_of_no_call() -> None:
+    pool = make(max_connections=2)
+    (idle,) = leave_idle(pool, THERE)
+    take(pool, PLAIN)
+
+    assert pool.reserve(HERE, 2) is not None
+    assert idle.is_closed
+    assert pool.reserve(HERE, 2) is None
+    assert set(pool.snapshot().origins) == {str(HERE), str(PLAIN)}
 
 
 # --- the end
@@ -794,6 +823,35 @@ async def test_what_everybody_gives_up_is_left_idle() -> None:
         cast("Lease", got).release()
     now = pool.snapshot()
     assert (now.active, now.connecting, now.waiting, now.idle) == (0, 0, 0, 1)
+
+
+async def test_who_waits_for_a_fresh_one_opens_it() -> None:
+    pool = make(make_runtime(), max_connections=1)
+    lease = take(pool)
+    assert pool.acquire_nowait(HERE, fresh=True) is None
+    got: list[Lease] = []
+
+    async def wait() -> None:
+        got.append(await pool.wait(HERE, None, fresh=True))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await until(lambda: pool.waiting == 1)
+        lease.release()
+
+    assert got[0].pooled is None
+    assert connection_of(lease).is_closed
+
+
+async def test_who_wants_a_fresh_one_in_vain_shares_at_once() -> None:
+    pool = make(make_runtime(), max_connections=1, multiplexes=True)
+    lease = take(pool, max_exchanges=3)
+    assert pool.acquire_nowait(HERE, fresh=True) is None
+
+    with anyio.fail_after(2):
+        got = await pool.wait(HERE, None, fresh=True)
+
+    assert got.pooled is lease.pooled
 
 
 async def test_a_failed_dial_lets_the_next_one_try() -> None:

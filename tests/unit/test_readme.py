@@ -133,7 +133,11 @@ class _Entry(EntryPoint):
 @pytest.fixture
 def streams_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = _Entry(name="streams", value="my_package:StreamsTransport", group="trunkline.backends")
-    monkeypatch.setattr(_registry, "_find", lambda name: entry)
+
+    def find(name: str) -> EntryPoint:
+        return entry
+
+    monkeypatch.setattr(_registry, "_find", find)
 
 
 @pytest.mark.usefixtures("streams_installed")
