@@ -71,6 +71,7 @@ class Client:
                 raise InvalidRequest("base_url: it must have no query and no fragment")
         self._headers = _defaults()
         self._headers.update(make_headers(headers))
+        self._observed: dict[Observer, list[Callable[[], None]]] = {}
         self._is_closed = False
         self._retired: set[Transport] = set()
         if transport is not None:
@@ -215,7 +216,10 @@ class Client:
         if self._is_closed:
             raise TransportClosed("the client is closed")
         old = self.transport
-        self.transport, self.backend_reason = choose(config)
+        new, reason = choose(config)
+        for observer, stops in self._observed.items():
+            stops.append(_observe(new, observer))
+        self.transport, self.backend_reason = new, reason
         self._retired.add(old)
 
         async def close_old() -> None:
@@ -237,12 +241,19 @@ class Client:
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Have `observer` told of every event from now on; the function returned ends it.
 
+        It stays when the client is reconfigured.
+
         Raises:
             UnsupportedOption: the transport has no events.
         """
-        if not isinstance(self.transport, PooledTransport):
-            raise UnsupportedOption(f"observe: {self.backend} has no events")
-        return self.transport.observe(observer)
+        stops = self._observed[observer] = [_observe(self.transport, observer)]
+
+        def stop() -> None:
+            self._observed.pop(observer, None)
+            for one in stops:
+                one()
+
+        return stop
 
     async def aclose(self, drain: float = 0.0) -> None:
         """Close the transport, and those retired by `reconfigure`; see `Transport.aclose`."""
@@ -287,6 +298,12 @@ def _body(
     if data is not None:
         return _encode("data", data).encode(), "application/x-www-form-urlencoded"
     return content, None
+
+
+def _observe(transport: Transport, observer: Observer) -> Callable[[], None]:
+    if not isinstance(transport, PooledTransport):
+        raise UnsupportedOption(f"observe: {transport.capabilities.name} has no events")
+    return transport.observe(observer)
 
 
 async def _close(transport: Transport, drain: float) -> None:

@@ -11,7 +11,6 @@ import json as jsonlib
 import re
 import warnings
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Iterable,

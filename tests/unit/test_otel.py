@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -147,22 +147,24 @@ def telemetry() -> Generator[Telemetry]:
     made.tracers.shutdown()
 
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nok"
+DROPPED = b""
+
+
 @asynccontextmanager
 async def serving(*answers: bytes) -> AsyncGenerator[str]:
-    """A server that gives these answers, one to a request, and after the last cuts each request."""
+    """A server that gives these answers, one to a request, and then hangs up at each request."""
     left = list(answers)
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            async for _ in stream:
-                if not left:
-                    return
-                answer = left.pop(0)
-                if not answer:
-                    return
-                await stream.send(answer)
-                if answer.endswith(b"cut"):
-                    return
+        with suppress(anyio.BrokenResourceError):
+            async with stream:
+                async for _ in stream:
+                    answer = left.pop(0) if left else DROPPED
+                    await stream.send(answer)
+                    if answer in (CUT, DROPPED):
+                        return
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
@@ -170,11 +172,6 @@ async def serving(*answers: bytes) -> AsyncGenerator[str]:
         group.start_soon(listener.serve, serve)
         yield f"http://127.0.0.1:{port}"
         group.cancel_scope.cancel()
-
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ncut"
-DROPPED = b""
 
 
 # -- metrics of requests ---------------------------------------------------------------------------

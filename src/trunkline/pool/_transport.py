@@ -211,11 +211,13 @@ class PooledTransport(ABC):
         call = Call(request, home, self.config.timeouts, self.capabilities.name, watch)
         try:
             lease.attach(await self._connect(call, origin))
-        except TransportError as error:
-            call.describe(error)
-            failures.append(error)
+        except BaseException as error:
             if watch is not None:
                 watch.fail(error)
+            if not isinstance(error, TransportError):
+                raise
+            call.describe(error)
+            failures.append(error)
         finally:
             lease.release()
 

@@ -27,7 +27,9 @@ class Watch:
         request_id: int | None = None,
         request: Request | None = None,
     ) -> None:
+        # A late observer gets no end without its start, one that was removed nothing more.
         self._observers = tuple(observers)
+        self._present = observers
         self._origin = origin
         self._request = request
         self._open: list[Step] = []
@@ -69,7 +71,8 @@ class Watch:
             response=None if self.response is None else self.response(),
         )
         for observer in self._observers:
-            observer.on_event(event)
+            if observer in self._present:
+                observer.on_event(event)
 
 
 class Steps:

@@ -189,9 +189,9 @@ class Reuse(Conformance):
     # -- old ---------------------------------------------------------------------------------------
 
     async def test_keepalive_expiry_ends_idle_connections(self) -> None:
-        async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0.1)) as rig:
+        async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0.05)) as rig:
             await rig.fetch()
-            await anyio.sleep(0.2)
+            await anyio.sleep(0.1)
             await rig.fetch()
 
             assert rig.server.connections == 2
@@ -199,9 +199,9 @@ class Reuse(Conformance):
 
     async def test_keepalive_expiry_does_not_end_a_connection_in_use(self) -> None:
         script = [expect_request(), send(PAGE[:-2]), wait("read"), send(PAGE[-2:]), *serve(PAGE)]
-        async with self.rig(script, limits=Limits(keepalive_expiry=0.1)) as rig:
+        async with self.rig(script, limits=Limits(keepalive_expiry=0.05)) as rig:
             async with await rig.send() as answered:
-                await anyio.sleep(0.2)
+                await anyio.sleep(0.1)
                 rig.server.open("read")
                 assert await answered.aread() == b"page"
             await rig.fetch()
