@@ -17,8 +17,16 @@ from trunkline._messages import Origin, Request, Response
 class Watch:
     """The open steps of one call, or of one connection opened ahead of any."""
 
-    __slots__ = ("_observers", "_open", "_origin", "_request", "connection_id", "request_id",
-                 "response")  # fmt: skip
+    __slots__ = (
+        "_observers",
+        "_open",
+        "_origin",
+        "_present",
+        "_request",
+        "connection_id",
+        "request_id",
+        "response",
+    )  # fmt: skip
 
     def __init__(
         self,

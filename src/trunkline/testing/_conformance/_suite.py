@@ -10,15 +10,25 @@ from trunkline.testing._conformance._deadlines import Deadlines
 from trunkline.testing._conformance._dns import Names
 from trunkline.testing._conformance._facts import Facts
 from trunkline.testing._conformance._failing import Failing
+from trunkline.testing._conformance._fairness import Fairness
+from trunkline.testing._conformance._generations import Generations
+from trunkline.testing._conformance._health import Health
 from trunkline.testing._conformance._http2 import Http2
+from trunkline.testing._conformance._leaking import Leaking
+from trunkline.testing._conformance._lifetimes import Lifetimes
 from trunkline.testing._conformance._limits import LimitsHold
+from trunkline.testing._conformance._loops import Loops
+from trunkline.testing._conformance._observers import Observers
+from trunkline.testing._conformance._observing import Observing
 from trunkline.testing._conformance._options import Options
+from trunkline.testing._conformance._ready import Ready
 from trunkline.testing._conformance._replaying import Replaying
 from trunkline.testing._conformance._requests import Requests
 from trunkline.testing._conformance._responses import Responses
 from trunkline.testing._conformance._reuse import Reuse
 from trunkline.testing._conformance._routes import Routes
 from trunkline.testing._conformance._snapshots import Snapshots
+from trunkline.testing._conformance._spares import Spares
 from trunkline.testing._conformance._streaming import Streaming
 from trunkline.testing._conformance._warming import Warming
 
@@ -29,11 +39,21 @@ class TransportConformance(
     Bodies,
     Streaming,
     Reuse,
+    Lifetimes,
     LimitsHold,
+    Fairness,
     Snapshots,
+    Health,
+    Observing,
+    Observers,
     Warming,
+    Ready,
+    Spares,
     Cancelling,
     Closing,
+    Leaking,
+    Generations,
+    Loops,
     Connecting,
     Failing,
     Deadlines,
