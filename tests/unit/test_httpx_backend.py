@@ -425,7 +425,10 @@ async def test_an_upload_that_never_has_to_wait_lets_others_run(
             await anyio.lowlevel.checkpoint()
             turns += 1
 
-    monkeypatch.setattr(SocketStream, "send_nowait", lambda _, data: min(len(data), 1000))
+    def take_a_little(_: SocketStream, data: bytes) -> int:
+        return min(len(data), 1000)
+
+    monkeypatch.setattr(SocketStream, "send_nowait", take_a_little)
     async with connection_and_peer() as (connection, peer), anyio.create_task_group() as group:
         peer.send(OK)
         group.start_soon(count_turns)

@@ -5,6 +5,7 @@ This module knows the life of one request. It does not know connections.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic, time_ns
 
 from multidict import CIMultiDict
@@ -29,7 +30,7 @@ from trunkline.observe._attributes import (
 class Call:
     """A request under way. `attributes` are those that every metric has."""
 
-    __slots__ = ("attempts", "attributes", "context", "is_over", "of_peer", "of_response",
+    __slots__ = ("attempts", "attributes", "context", "of_peer", "of_response",
                  "queued_at", "span", "started", "started_ns")  # fmt: skip
 
     def __init__(self, attributes: Attributes, span: Span, started_ns: int) -> None:
@@ -41,7 +42,6 @@ class Call:
         self.attempts = 0
         self.of_response: Attributes = {}
         self.of_peer: Attributes = {}
-        self.is_over = False
 
     def learn(self, response: Response) -> None:
         """What is to be told of the response; the call does not hold it, or it held itself."""
@@ -71,6 +71,8 @@ class Calls:
         self._tracer = tracer
         self._propagator = propagator
         self._known_methods = known_methods()
+        self._under_way: set[Call] = set()
+        self._when_over: Callable[[], None] | None = None
         self._active = meter.create_up_down_counter(
             "http.client.active_requests", "{request}", "Number of active HTTP requests."
         )
@@ -102,6 +104,7 @@ class Calls:
             start_time=now,
         )
         call = Call(attributes, span, now)
+        self._under_way.add(call)
         self._active.add(1, attributes, call.context)
         return call
 
@@ -141,9 +144,9 @@ class Calls:
 
     def end(self, call: Call, at: float, error: str | None) -> None:
         """The request is over, at `at` of the monotonic clock. A second call does nothing."""
-        if call.is_over:
+        if call not in self._under_way:
             return
-        call.is_over = True
+        self._under_way.discard(call)
         seconds, outcome = at - call.started, call.of_response
         if error is not None:
             outcome["error.type"] = error
@@ -157,6 +160,14 @@ class Calls:
             span.set_status(StatusCode.ERROR)
         # By the monotonic clock, so that span and metric tell the same.
         span.end(call.started_ns + round(seconds * 1e9))
+        if self._when_over is not None:
+            self.when_over(self._when_over)
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once no request is under way; there will be no new ones."""
+        self._when_over = callback if self._under_way else None
+        if not self._under_way:
+            callback()
 
 
 def _shown_url(request: Request) -> str:

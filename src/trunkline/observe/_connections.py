@@ -103,8 +103,8 @@ class Connections:
         state = "active" if connection.exchanges else "idle"
         self._count.add(change, {"http.connection.state": state, **connection.attributes})
 
-    def stop(self) -> None:
-        """Count none any more; what still happens on those that are open is of no account."""
+    def reset(self) -> None:
+        """Forget those that are open: the counts go back to zero."""
         while self._open:
             _, connection = self._open.popitem()
             self._add(-1, connection)

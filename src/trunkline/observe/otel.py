@@ -48,12 +48,19 @@ class _Telemetry:
 
     def __init__(self, calls: Calls, connections: Connections) -> None:
         self._calls = calls
-        self._connections = connections
+        self._connections: Connections | None = connections
 
     def on_event(self, event: Event) -> None:
         # The connection first: a request that is over has given its connection back.
-        self._connections.on_event(event)
+        if self._connections is not None:
+            self._connections.on_event(event)
         self._calls.on_event(event)
+
+    def stop_counting(self) -> None:
+        """Report no connection any more."""
+        if self._connections is not None:
+            self._connections.reset()
+            self._connections = None
 
 
 def instrument(
@@ -95,8 +102,9 @@ def instrument(
         raise RuntimeError("the transport is instrumented already")
     meter = metrics.get_meter("trunkline", version, meter_provider)
     tracer = trace.get_tracer("trunkline", version, tracer_provider)
-    calls, connections = Calls(meter, tracer, propagator), Connections(meter)
-    stop_events = transport.observe(_Telemetry(calls, connections))
+    calls = Calls(meter, tracer, propagator)
+    telemetry = _Telemetry(calls, Connections(meter))
+    stop_events = transport.observe(telemetry)
     # On the instance, over the method of its class: whoever holds the transport goes through it.
     vars(transport)["send"] = _traced(transport.send, calls)
     is_on = True
@@ -106,8 +114,8 @@ def instrument(
         if is_on:
             is_on = False
             del vars(transport)["send"]
-            stop_events()
-            connections.stop()
+            telemetry.stop_counting()
+            calls.when_over(stop_events)
 
     return uninstrument
 

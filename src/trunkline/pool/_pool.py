@@ -194,8 +194,12 @@ class Pool:
         """
         self._refuse_when_full()
         state = self._origins.get(origin) or self._add_origin(origin)
-        # A stream of an HTTP/2 connection is as good as a fresh connection: none waits for one.
-        fresh = fresh and not state.multiplexes
+        if fresh and state.multiplexes:
+            # A stream of a busy connection is as good as a fresh one: nobody waits for that.
+            fresh = False
+            lease = None if len(state.waiting) else self._take(state)
+            if lease is not None:
+                return lease
         ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
         self._alarm.exhausted(self.in_use, self.waiting + 1)
         since = monotonic()

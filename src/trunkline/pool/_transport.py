@@ -22,9 +22,11 @@ from trunkline._contract import Capabilities, Connection, Dialer, Exchange, Pool
 from trunkline._errors import (
     ConnectionFailed,
     ConnectTimeout,
+    GoAway,
     InvalidRequest,
     NetworkError,
     PoolTimeout,
+    StreamRefused,
     TransportClosed,
     TransportError,
     UnsupportedOption,
@@ -42,6 +44,7 @@ from trunkline.pool._watch import Steps, Watch
 from trunkline.proxy import find_proxy
 
 _MAX_ATTEMPTS = 2
+_MAX_REFUSALS = 3  # attempts, where an HTTP/2 server says each time that it did not process one
 _OTHER_LOOPS_SECONDS = 0.01  # between two looks at whether another loop has drained
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
@@ -336,6 +339,8 @@ def _shorten_expiry(pooled: Pooled, keep_alive: str) -> None:
 
 def _may_replay(call: Call, error: TransportError) -> bool:
     """Whether promise 6 of `Transport` lets us send the request once more."""
+    if isinstance(error, (StreamRefused, GoAway)) and error.replay == "safe":
+        return call.attempts < _MAX_REFUSALS and call.request.is_rewindable
     if call.attempts >= _MAX_ATTEMPTS or error.response_started:
         return False
     if not error.connection_reused or not isinstance(error, NetworkError):
