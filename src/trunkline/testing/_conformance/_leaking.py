@@ -21,7 +21,7 @@ PAGE = response(200, b"page")
 UNFINISHED = [expect_request(), send(PAGE[:-1]), hold()]
 GATED = [expect_request(), send(PAGE[:-1]), wait("rest"), send(PAGE[-1:])]
 ONE = Limits(max_connections=1)
-SOON: dict[str, Any] = {"leak_after": 0.1}
+SOON: dict[str, Any] = {"leak_after": 0.06}
 
 
 class Leaking(Conformance):
@@ -75,7 +75,7 @@ class Leaking(Conformance):
             await rig.send("GET", "/forgotten")
             call = rig.begin_fetch("GET", "/read")
             await rig.until_client_closed()  # of the other one, which is as old
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.1)
             rig.server.open("rest")
 
             assert (await call.result()).content == b"page"
@@ -87,7 +87,7 @@ class Leaking(Conformance):
             await rig.send()
             call = rig.begin_fetch()
             await rig.until_client_closed()
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.1)
             rig.server.open("head")
 
             assert (await call.result()).content == b"page"
@@ -96,7 +96,7 @@ class Leaking(Conformance):
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with self.rig(GATED) as rig, await rig.send() as answered:
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.1)
             rig.server.open("rest")
 
             assert await answered.aread() == b"page"
@@ -154,7 +154,7 @@ class Leaking(Conformance):
         async with self.rig(serve(PAGE), leak_stack=True, **SOON) as rig:
             await (await rig.send()).aclose()
             await rig.fetch()
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.1)
 
             assert _leaks(caplog) == []
 

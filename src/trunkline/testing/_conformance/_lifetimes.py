@@ -146,6 +146,19 @@ class Lifetimes(Conformance):
         async with self.secure_rig(farewell, serve(PAGE)) as rig:
             await _is_not_used_again(rig, loop_hears=True)
 
+    @pytest.mark.parametrize("ending", ENDS)
+    async def test_an_end_of_a_warm_connection_that_the_loop_has_not_heard_of_is_noticed(
+        self, ending: str
+    ) -> None:
+        script = [wait("warm"), ENDS[ending], mark("done")]
+        async with self.secure_rig(script, serve(PAGE)) as rig:
+            await rig.transport.warm(rig.url())
+            rig.server.open("warm")
+            _stand_still_until(lambda: "done" in rig.server.conversations[0].marks)
+
+            assert (await rig.fetch("POST", content=b"order")).content == b"page"
+            assert rig.server.connections == 2
+
     @pytest.mark.parametrize("served", ["plain", "tls"])
     async def test_bytes_that_the_loop_has_not_heard_of_never_become_the_next_answer(
         self, served: str

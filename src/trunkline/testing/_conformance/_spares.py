@@ -73,9 +73,10 @@ class Spares(Conformance):
                 await until(lambda: counts(rig.transport.snapshot()) == (3, 2, 1, 0, 0))
 
     async def test_a_spare_connection_that_dies_is_replaced_though_nobody_calls(self) -> None:
-        dies = [wait("die"), close()]
+        scripts = [serve(PAGE), [wait("die"), close()], serve(PAGE)]
         limits = Limits(min_idle_connections=2)
-        async with self.rig(serve(PAGE), dies, serve(PAGE), limits=limits) as rig:
+        # leak_after only has the pool look more often than once a second.
+        async with self.rig(*scripts, limits=limits, leak_after=0.1) as rig:
             await rig.transport.warm(rig.url())
             await _until_idle(rig, 2)
             rig.server.open("die")
@@ -223,4 +224,4 @@ async def _until_idle(rig: Rig, count: int) -> None:
 
 async def _settles() -> None:
     """Give a pool that opens one connection after the other the time to show it."""
-    await anyio.sleep(0.15)
+    await anyio.sleep(0.1)
