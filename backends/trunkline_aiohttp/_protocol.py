@@ -21,8 +21,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import NEEDS_CLEANUP_CLOSED
-from aiohttp.connector import Connection as Opened
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection as Opened
 from aiohttp.helpers import _EXC_SENTINEL  # pyright: ignore[reportPrivateUsage]
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
@@ -66,7 +65,7 @@ class Handler(ResponseHandler):
         self._body: StreamReader | None = None
         self._heads = 0
         self._barren = 0
-        self._progress = (0, 0)
+        self._progress: tuple[int, int] = (0, 0)
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and data:

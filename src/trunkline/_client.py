@@ -21,8 +21,9 @@ from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import PoolSnapshot, Transport
 from trunkline._errors import InvalidRequest, TransportClosed, UnsupportedOption
 from trunkline._events import Observer
-from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers, parse_url
+from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers
 from trunkline._registry import choose
+from trunkline._urls import parse_url
 from trunkline._version import __version__
 from trunkline.pool import PooledTransport, make_runtime
 

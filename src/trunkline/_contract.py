@@ -17,7 +17,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 from multidict import CIMultiDictProxy
 
 from trunkline._errors import Phase
-from trunkline._messages import Origin, Request, Response
+from trunkline._messages import Request, Response
+from trunkline._urls import Origin
 
 T = TypeVar("T")
 

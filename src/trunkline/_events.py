@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from trunkline._messages import Origin, Request, Response
+from trunkline._messages import Request, Response
+from trunkline._urls import Origin
 
 Step: TypeAlias = Literal[
     "request", "queue", "dns", "connect", "proxy", "tls", "headers", "body", "connection"

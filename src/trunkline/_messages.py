@@ -14,19 +14,26 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Iterable,
-    Iterator,
     Mapping,
 )
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
-from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
+from trunkline._bodies import (
+    BodyStream,
+    BytesStream,
+    IterableStream,
+    LocalStream,
+    Pieces,
+    RawPieces,
+    TextDecoder,
+    find_charset,
+)
 from trunkline._errors import HTTPStatusError, InvalidRequest, TransportError
+from trunkline._urls import Origin, parse_url
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -42,101 +49,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
 _BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
 _BAD_IN_HOST = re.compile(r"[\s/?#@,]")
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
-_BAD_IN_URL = re.compile("[\x00-\x1f\x7f]")
-_HOST = re.compile(r"[0-9a-z._~!$&'()*+,;=-]+\Z")  # RFC 3986 section 3.2.2, less "%"
-_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)  # RFC 3986 appendix B
-_AUTHORITY = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]+))(?::([0-9]{0,5}))?\Z")
-_KEPT_IN_TARGET = "!#$%&'()*+,/:;=?@[]~"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
-
-
-class Origin(NamedTuple):
-    """Scheme, host and port: what a connection is to. An IPv6 host has no brackets."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def is_tls(self) -> bool:
-        return self.scheme == "https"
-
-    @property
-    def authority(self) -> str:
-        """The `Host` header: the port is left out where it is the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}"
-
-
-class Target(NamedTuple):
-    """A URL as HTTP needs it: the origin, and path with query as they go on the wire."""
-
-    origin: Origin
-    path: str
-
-
-@lru_cache(maxsize=1024)
-def parse_url(url: str) -> Target:
-    """Split an absolute http or https URL.
-
-    What is legal goes on the wire byte for byte (a signed `%2C` stays `%2C`); spaces and characters
-    outside ASCII are percent-encoded, the fragment is left out.
-
-    Raises:
-        InvalidRequest: it says what is wrong, and never shows the URL.
-    """
-    if _BAD_IN_URL.search(url):
-        raise InvalidRequest("url: it contains a control character; percent-encode it")
-    parts = _URL.match(url)
-    if parts is None:
-        raise InvalidRequest("url: it must be absolute and start with http:// or https://")
-    scheme, authority, path = parts[1].lower(), parts[2], parts[3]
-    if "@" in authority:
-        raise InvalidRequest("url: it contains userinfo; send an Authorization header instead")
-    origin = _parse_authority(scheme, authority)
-    try:
-        path = quote(path if path.startswith("/") else f"/{path}", safe=_KEPT_IN_TARGET)
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("url: it contains a lone surrogate") from error
-    return Target(origin, path)
-
-
-def _parse_authority(scheme: str, authority: str) -> Origin:
-    parts = _AUTHORITY.match(authority)
-    if parts is None:
-        raise InvalidRequest("url: its host and port are not of the form host:port or [IPv6]:port")
-    port = int(parts[3]) if parts[3] else _DEFAULT_PORTS[scheme]
-    if not 0 < port < 65536:
-        raise InvalidRequest("url: its port is not between 1 and 65535")
-    host = _parse_host(parts[2].lower()) if parts[1] is None else _parse_ipv6(parts[1].lower())
-    return Origin(scheme, host, port)
-
-
-def _parse_ipv6(host: str) -> str:
-    try:
-        address = IPv6Address(host)
-    except ValueError as error:
-        raise InvalidRequest("url: what is in brackets is not an IPv6 address") from error
-    if address.scope_id is not None:
-        raise InvalidRequest("url: an IPv6 address with a zone is not supported")
-    return host
-
-
-def _parse_host(host: str) -> str:
-    if not host.isascii():
-        from yarl import URL
-
-        try:
-            host = URL.build(scheme="http", host=host).raw_host or ""
-        except ValueError as error:
-            raise InvalidRequest("url: the host is no valid international name") from error
-    if not _HOST.match(host):
-        raise InvalidRequest("url: the host contains a character that no host name has")
-    return host
 
 
 class Request:
@@ -325,70 +238,6 @@ class ConnectionInfo:
     requests: int
 
 
-class BodyStream(Protocol):
-    """Where a response reads its body from."""
-
-    async def read(self) -> bytes:
-        """The next piece as it came off the wire; b"" at the end."""
-        ...
-
-    def close(self) -> None:
-        """Give back what is held. Synchronous and idempotent; before the end it aborts."""
-        ...
-
-    def abandon(self) -> None:
-        """Have `close` called soon: a finalizer calls this, in whichever thread it runs."""
-        ...
-
-    def annotate(self, error: TransportError) -> None:
-        """Write the facts of the exchange into an error that arose above the stream."""
-        ...
-
-
-class _LocalStream:
-    """A body that no connection is held for."""
-
-    def close(self) -> None:
-        """There is nothing to give back."""
-
-    def abandon(self) -> None:
-        """There is nothing to give back."""
-
-    def annotate(self, error: TransportError) -> None:
-        error.request_sent = error.response_started = True
-        error.replay = "unsafe"
-
-
-class _BytesStream(_LocalStream):
-    """A body that is already here."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    async def read(self) -> bytes:
-        content, self._content = self._content, b""
-        return content
-
-
-class _IterableStream(_LocalStream):
-    """A body that somebody's async iterable produces."""
-
-    def __init__(self, content: AsyncIterable[bytes]) -> None:
-        self._iterator = content.__aiter__()
-
-    async def read(self) -> bytes:
-        async for piece in self._iterator:
-            if piece:
-                return piece
-        return b""
-
-    async def aclose(self) -> None:
-        """End an async generator in good order; any other iterator has nothing to end."""
-        close: Any = getattr(self._iterator, "aclose", None)
-        if close is not None:
-            await close()
-
-
 class Response:
     """One HTTP response: the head is here, the body is read on demand.
 
@@ -476,15 +325,15 @@ class Response:
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, not decoded. Raises as `aread`."""
-        return _Raw(self)
+        return RawPieces(self)
 
     def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, decoded. Raises as `aread`."""
         if self._content is not None:
-            return _Raw(Response(self.status_code, content=self._content))
+            return RawPieces(Response(self.status_code, content=self._content))
         encoding = self.headers.get("Content-Encoding")
         if encoding is None:
-            return _Raw(self)
+            return RawPieces(self)
         from trunkline.decode import make_decoder
 
         try:
@@ -492,28 +341,28 @@ class Response:
         except TransportError as error:
             self._fail(error)
             raise
-        return _Raw(self) if decoder is None else _Pieces(self, _Raw(self), decoder)
+        return RawPieces(self) if decoder is None else Pieces(self, RawPieces(self), decoder)
 
     def aiter_text(self) -> AsyncIterator[str]:
         """The decoded body as text, in the charset of Content-Type, else UTF-8."""
-        return _Pieces(self, self.aiter_bytes(), _TextDecoder(self.encoding))
+        return Pieces(self, self.aiter_bytes(), TextDecoder(self.encoding))
 
     def aiter_lines(self) -> AsyncIterator[str]:
         """The text line by line, without the line ends (LF, CRLF or CR)."""
         from trunkline._sse import LineDecoder
 
-        return _Pieces(self, self.aiter_text(), LineDecoder())
+        return Pieces(self, self.aiter_text(), LineDecoder())
 
     def aiter_sse(self) -> AsyncIterator[ServerSentEvent]:
         """Server-sent events by the rules of the WHATWG (HTML standard, section 9.2.6)."""
         from trunkline._sse import SSEDecoder
 
-        return _Pieces(self, self.aiter_bytes(), SSEDecoder())
+        return Pieces(self, self.aiter_bytes(), SSEDecoder())
 
     async def aclose(self) -> None:
         """Give the connection back; a body not read to its end is aborted."""
         self.close()
-        if isinstance(self._stream, _IterableStream):
+        if isinstance(self._stream, IterableStream):
             await self._stream.aclose()
 
     def close(self) -> None:
@@ -541,7 +390,7 @@ class Response:
     @property
     def encoding(self) -> str:
         """The charset of Content-Type where Python knows it, else "utf-8"."""
-        return _charset(self.headers.get("Content-Type", ""))
+        return find_charset(self.headers.get("Content-Type", ""))
 
     @property
     def text(self) -> str:
@@ -598,7 +447,7 @@ class Response:
         return f"<Response [{self.status_code} {self.reason_phrase}]>"
 
     def __del__(self) -> None:
-        if getattr(self, "is_closed", True) or isinstance(self._stream, _LocalStream):
+        if getattr(self, "is_closed", True) or isinstance(self._stream, LocalStream):
             return
         self.is_closed = True
         self._stream.abandon()
@@ -608,9 +457,9 @@ class Response:
 def _make_stream(content: Content) -> BodyStream:
     body = _check_content(content)
     return (
-        _BytesStream(body or b"")
+        BytesStream(body or b"")
         if body is None or isinstance(body, bytes)
-        else (_IterableStream(body))
+        else (IterableStream(body))
     )
 
 
@@ -619,127 +468,3 @@ def _reason(status_code: int) -> str:
         return HTTPStatus(status_code).phrase
     except ValueError:
         return ""
-
-
-# Their decoders know no replacement character.
-_STRICT_ONLY = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
-
-
-@lru_cache(maxsize=64)
-def _charset(content_type: str) -> str:
-    import codecs
-    from email.message import Message
-
-    message = Message()
-    message["Content-Type"] = content_type
-    charset = message.get_content_charset("utf-8")
-    try:
-        b"a".decode(charset, "replace")  # refuses what is no text encoding, such as "hex"
-        name = codecs.lookup(charset).name
-    except (LookupError, ValueError):
-        return "utf-8"
-    return "utf-8" if name in _STRICT_ONLY else charset
-
-
-# -- iterators ---------------------------------------------------------------------------------
-# Classes, not async generators: one that is dropped half-way leaves nothing to finalize, which an
-# async generator does on asyncio (a task) and trio (a ResourceWarning).
-
-
-class _Raw(AsyncIterator[bytes]):
-    """The pieces of a response's stream; closes the response at the end and on an error."""
-
-    __slots__ = ("_at_end", "_key", "_response")
-
-    def __init__(self, response: Response) -> None:
-        self._at_end = False
-        self._key = object()  # not self: a response that is dropped must not be part of a cycle
-        self._response = response
-        self._check()
-
-    def _check(self) -> None:
-        response = self._response
-        if response._reader not in (None, self._key):  # pyright: ignore[reportPrivateUsage]
-            raise RuntimeError("the body has been read already; it is read once")
-        if response.is_closed:
-            raise RuntimeError("the response is closed; read the body before")
-
-    async def __anext__(self) -> bytes:
-        response = self._response
-        if self._at_end:
-            raise StopAsyncIteration
-        if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
-            self._check()
-            response._reader = self._key  # pyright: ignore[reportPrivateUsage]
-        try:
-            piece = await response._stream.read()  # pyright: ignore[reportPrivateUsage]
-        except BaseException:
-            response.close()
-            raise
-        if not piece:
-            self._at_end = True
-            response.close()
-            raise StopAsyncIteration
-        return piece
-
-
-S = TypeVar("S")
-S_contra = TypeVar("S_contra", contravariant=True)
-T_co = TypeVar("T_co", covariant=True)
-
-
-class _Stage(Protocol[S_contra, T_co]):
-    """A sans-IO step of decoding: what comes out for what goes in, and at the end."""
-
-    def feed(self, data: S_contra, /) -> Iterable[T_co]: ...
-
-    def finish(self) -> Iterable[T_co] | None: ...
-
-
-class _Pieces(AsyncIterator[T], Generic[S, T]):
-    """What a stage makes of the pieces of another iterator."""
-
-    __slots__ = ("_ended", "_ready", "_response", "_source", "_stage")
-
-    def __init__(self, response: Response, source: AsyncIterator[S], stage: _Stage[S, T]) -> None:
-        self._response = response
-        self._source = source
-        self._stage = stage
-        self._ready: Iterator[T] = iter(())
-        self._ended = False
-
-    async def __anext__(self) -> T:
-        try:
-            while True:
-                for item in self._ready:
-                    return item
-                if self._ended:
-                    raise StopAsyncIteration
-                await self._refill()
-        except TransportError as error:
-            self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
-            raise
-
-    async def _refill(self) -> None:
-        try:
-            data = await self._source.__anext__()
-        except StopAsyncIteration:
-            self._ended = True
-            self._ready = iter(self._stage.finish() or ())
-        else:
-            self._ready = iter(self._stage.feed(data))
-
-
-class _TextDecoder:
-    def __init__(self, encoding: str) -> None:
-        import codecs
-
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-
-    def feed(self, data: bytes) -> tuple[str, ...]:
-        text = self._decoder.decode(data)
-        return (text,) if text else ()
-
-    def finish(self) -> tuple[str, ...]:
-        text = self._decoder.decode(b"", True)
-        return (text,) if text else ()

@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 from yarl import URL
 
 from trunkline._config import TransportConfig
-from trunkline._messages import Origin
+from trunkline._urls import Origin
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 from yarl import URL
 

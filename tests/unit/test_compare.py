@@ -17,8 +17,7 @@ from xml.etree import ElementTree
 import anyio
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
 

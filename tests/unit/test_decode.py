@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 from backports import zstd
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from trunkline._errors import DecodeError, DecompressionLimit
 from trunkline.decode import ACCEPT_ENCODING, DecodeLimits, Decoder, make_decoder

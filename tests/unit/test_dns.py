@@ -19,8 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 import trunkline.dns

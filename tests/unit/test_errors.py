@@ -10,8 +10,7 @@ import pickle
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import trunkline
 from trunkline import Request, Response, TransportError, _errors

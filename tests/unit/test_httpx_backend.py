@@ -22,8 +22,7 @@ import httpcore
 import httpx
 import pytest
 import trustme
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import trunkline
 from trunkline import Request, TransportConfig

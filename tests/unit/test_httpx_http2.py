@@ -23,8 +23,7 @@ import h2.settings
 import hyperframe.frame as frames
 import pytest
 from h2.errors import ErrorCodes
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from trunkline import (
     BodyTruncated,

@@ -30,8 +30,8 @@ BACKENDS = ROOT / "backends"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_errors", "_version"}),
-    frozenset({"decode", "_sse", "_config"}),
-    frozenset({"_messages"}),
+    frozenset({"decode", "_sse", "_config", "_urls"}),
+    frozenset({"_messages", "_bodies"}),
     frozenset({"_contract"}),
     frozenset({"_events"}),
     frozenset({"pool", "dns", "tls", "proxy"}),

@@ -24,8 +24,7 @@ import h2.events
 import httpx
 import pytest
 import typer
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from typer.testing import CliRunner
 
 from trunkline.cli._serve import serve

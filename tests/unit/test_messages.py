@@ -18,8 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from multidict import CIMultiDict
 from yarl import URL
 

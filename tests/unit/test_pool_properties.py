@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from trunkline._errors import LimitExceeded
 from trunkline._sse import LineDecoder, ServerSentEvent, SSEDecoder

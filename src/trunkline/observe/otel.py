@@ -13,8 +13,15 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
-from trunkline import Event, Observer, Request, Response, Transport, UnsupportedOption
-from trunkline import __version__ as version
+from trunkline import (
+    Event,
+    Observer,
+    Request,
+    Response,
+    Transport,
+    UnsupportedOption,
+    __version__ as version,
+)
 
 try:
     from opentelemetry import metrics, trace

@@ -13,7 +13,8 @@ from time import monotonic
 
 from trunkline._contract import Exchange
 from trunkline._errors import ReadError, TransportClosed, TransportError
-from trunkline._messages import Origin, Timings
+from trunkline._messages import Timings
+from trunkline._urls import Origin
 from trunkline.pool._pool import Lease, Pool
 from trunkline.pool._runtime import Runtime
 from trunkline.pool._watch import Watch
@@ -27,7 +28,7 @@ class LeasedBody:
     __slots__ = (
         "__weakref__",
         "_annotate",
-        "_exchange",
+        "_exchange", "_failure",
         "_head_at",
         "_leaks",
         "_lease",
@@ -60,6 +61,7 @@ class LeasedBody:
         self._annotate = annotate
         self._watch = watch
         self._leaks = leaks
+        self._failure: TransportError | None = None
 
     async def read(self) -> bytes:
         if self._timings.total is not None:
@@ -75,9 +77,11 @@ class LeasedBody:
             piece = await self._exchange.read()
         except TransportError as error:
             self._annotate(error)
-            self._give_up(error)
             if self._pool.is_closed:
-                raise self._no_longer_ours() from error
+                closed = self._no_longer_ours()
+                self._give_up(closed)
+                raise closed from error
+            self._give_up(error)
             raise
         except BaseException as error:
             self._give_up(error)
@@ -123,7 +127,11 @@ class LeasedBody:
             self._tell_end(error)
 
     def close(self) -> None:
-        self._give_up(None)
+        self._give_up(self._failure)
+
+    def reclaim(self) -> None:
+        """Take the connection back from a caller who does not read."""
+        self._give_up(self._no_longer_ours())
 
     def abandon(self) -> None:
         self._runtime.call_soon_threadsafe(self._reclaim_dropped)
@@ -134,6 +142,7 @@ class LeasedBody:
             self.close()
 
     def annotate(self, error: TransportError) -> None:
+        self._failure = error
         self._annotate(error)
 
 
@@ -192,7 +201,7 @@ class Leaks:
             left = entry.unread_since + self._after - now
             if left <= 0:
                 report(body, f"has not been read for {self._after:g} s", self)
-                body.close()
+                body.reclaim()
             else:
                 next_due = min(next_due, left)
         return next_due

@@ -14,7 +14,7 @@ import anyio.lowlevel
 from trunkline._config import TransportConfig
 from trunkline._contract import Dialer
 from trunkline._events import Observer
-from trunkline._messages import Origin
+from trunkline._urls import Origin
 from trunkline.dns import Resolver
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._body import Leaks

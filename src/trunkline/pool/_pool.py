@@ -20,7 +20,7 @@ from time import monotonic
 from trunkline._config import Limits
 from trunkline._contract import Connection, OriginSnapshot, PoolSnapshot
 from trunkline._errors import PoolFull, PoolTimeout, TransportClosed
-from trunkline._messages import Origin
+from trunkline._urls import Origin
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._queue import Queue, Ticket
 from trunkline.pool._runtime import Runtime

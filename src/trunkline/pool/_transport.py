@@ -32,7 +32,8 @@ from trunkline._errors import (
     UnsupportedOption,
 )
 from trunkline._events import Observer
-from trunkline._messages import ConnectionInfo, Origin, Request, Response
+from trunkline._messages import ConnectionInfo, Request, Response
+from trunkline._urls import Origin
 from trunkline.dns import Resolver, refuse_dns
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._body import LeasedBody

@@ -11,7 +11,8 @@ from weakref import ref
 
 from trunkline._errors import Phase
 from trunkline._events import Event, Observer, Step
-from trunkline._messages import Origin, Request, Response
+from trunkline._messages import Request, Response
+from trunkline._urls import Origin
 
 
 class Watch:

@@ -11,8 +11,7 @@ import pytest
 
 from trunkline._errors import DecodeError, DecompressionLimit
 from trunkline.testing._conformance._base import Conformance
-from trunkline.testing._script import expect_request as expect
-from trunkline.testing._script import response, send, serve, wait
+from trunkline.testing._script import expect_request as expect, response, send, serve, wait
 
 TEXT = b'{"answer": "' + b"forty-two, " * 300 + b'"}'
 

@@ -1,0 +1,206 @@
+"""Where a response's body comes from, and the iterators over what is made of it.
+
+This module knows pieces: of bytes, text, lines or events. It does not know HTTP, connections or
+what a response looks like beyond its stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from trunkline._errors import TransportError
+
+if TYPE_CHECKING:
+    from trunkline._messages import Response
+
+T = TypeVar("T")
+
+
+class BodyStream(Protocol):
+    """Where a response reads its body from."""
+
+    async def read(self) -> bytes:
+        """The next piece as it came off the wire; b"" at the end."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held. Synchronous and idempotent; before the end it aborts."""
+        ...
+
+    def abandon(self) -> None:
+        """Have `close` called soon: a finalizer calls this, in whichever thread it runs."""
+        ...
+
+    def annotate(self, error: TransportError) -> None:
+        """Write the facts of the exchange into an error that arose above the stream."""
+        ...
+
+
+class LocalStream:
+    """A body that no connection is held for."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def abandon(self) -> None:
+        """There is nothing to give back."""
+
+    def annotate(self, error: TransportError) -> None:
+        error.request_sent = error.response_started = True
+        error.replay = "unsafe"
+
+
+class BytesStream(LocalStream):
+    """A body that is already here."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self) -> bytes:
+        content, self._content = self._content, b""
+        return content
+
+
+class IterableStream(LocalStream):
+    """A body that somebody's async iterable produces."""
+
+    def __init__(self, content: AsyncIterable[bytes]) -> None:
+        self._iterator = content.__aiter__()
+
+    async def read(self) -> bytes:
+        async for piece in self._iterator:
+            if piece:
+                return piece
+        return b""
+
+    async def aclose(self) -> None:
+        """End an async generator in good order; any other iterator has nothing to end."""
+        close: Any = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+
+# Their decoders know no replacement character.
+_STRICT_ONLY = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
+
+
+@lru_cache(maxsize=64)
+def find_charset(content_type: str) -> str:
+    import codecs
+    from email.message import Message
+
+    message = Message()
+    message["Content-Type"] = content_type
+    charset = message.get_content_charset("utf-8")
+    try:
+        b"a".decode(charset, "replace")  # refuses what is no text encoding, such as "hex"
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        return "utf-8"
+    return "utf-8" if name in _STRICT_ONLY else charset
+
+
+# -- iterators ---------------------------------------------------------------------------------
+# Classes, not async generators: one that is dropped half-way leaves nothing to finalize, which an
+# async generator does on asyncio (a task) and trio (a ResourceWarning).
+
+
+class RawPieces(AsyncIterator[bytes]):
+    """The pieces of a response's stream; closes the response at the end and on an error."""
+
+    __slots__ = ("_at_end", "_key", "_response")
+
+    def __init__(self, response: Response) -> None:
+        self._at_end = False
+        self._key = object()  # not self: a response that is dropped must not be part of a cycle
+        self._response = response
+        self._check()
+
+    def _check(self) -> None:
+        response = self._response
+        if response._reader not in (None, self._key):  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError("the body has been read already; it is read once")
+        if response.is_closed:
+            raise RuntimeError("the response is closed; read the body before")
+
+    async def __anext__(self) -> bytes:
+        response = self._response
+        if self._at_end:
+            raise StopAsyncIteration
+        if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
+            self._check()
+            response._reader = self._key  # pyright: ignore[reportPrivateUsage]
+        try:
+            piece = await response._stream.read()  # pyright: ignore[reportPrivateUsage]
+        except BaseException:
+            response.close()
+            raise
+        if not piece:
+            self._at_end = True
+            response.close()
+            raise StopAsyncIteration
+        return piece
+
+
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class _Stage(Protocol[S_contra, T_co]):
+    """A sans-IO step of decoding: what comes out for what goes in, and at the end."""
+
+    def feed(self, data: S_contra, /) -> Iterable[T_co]: ...
+
+    def finish(self) -> Iterable[T_co] | None: ...
+
+
+class Pieces(AsyncIterator[T], Generic[S, T]):
+    """What a stage makes of the pieces of another iterator."""
+
+    __slots__ = ("_ended", "_ready", "_response", "_source", "_stage")
+
+    def __init__(self, response: Response, source: AsyncIterator[S], stage: _Stage[S, T]) -> None:
+        self._response = response
+        self._source = source
+        self._stage = stage
+        self._ready: Iterator[T] = iter(())
+        self._ended = False
+
+    async def __anext__(self) -> T:
+        try:
+            while True:
+                for item in self._ready:
+                    return item
+                if self._ended:
+                    raise StopAsyncIteration
+                await self._refill()
+        except TransportError as error:
+            self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
+            raise
+
+    async def _refill(self) -> None:
+        try:
+            data = await self._source.__anext__()
+        except StopAsyncIteration:
+            self._ended = True
+            self._ready = iter(self._stage.finish() or ())
+        else:
+            self._ready = iter(self._stage.feed(data))
+
+
+class TextDecoder:
+    def __init__(self, encoding: str) -> None:
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def feed(self, data: bytes) -> tuple[str, ...]:
+        text = self._decoder.decode(data)
+        return (text,) if text else ()
+
+    def finish(self) -> tuple[str, ...]:
+        text = self._decoder.decode(b"", True)
+        return (text,) if text else ()
