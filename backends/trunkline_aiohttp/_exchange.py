@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SLICE = 262144  # bytes of a large body handed to the transport at once
 _CONTINUE_SECONDS = 1.0  # wait for a 100 as long as curl does, then send the body
 _MOST_INTERIM = 100
+_PENDING = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _VERSIONS = {(1, 1): "HTTP/1.1", (1, 0): "HTTP/1.0"}
 
@@ -52,7 +53,7 @@ class AiohttpConnection:
         self._is_cut = False
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._poll.register(transport.get_extra_info("socket").fileno(), _PENDING)
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
         self._may_hold_tickets = transport.get_extra_info("ssl_object") is not None
 
@@ -60,8 +61,12 @@ class AiohttpConnection:
         protocol = self.protocol
         if not protocol.is_connected() or protocol.should_close or protocol.was_disturbed:
             return False
-        # What the kernel holds and the loop has not read yet: a FIN, or bytes nobody asked for.
-        return not protocol.is_idle or self._may_hold_tickets or not self._poll.poll(0)
+        return not protocol.is_idle or not self._holds_something()
+
+    def _holds_something(self) -> bool:
+        """Whether the kernel holds what the loop has not read: a FIN, or bytes nobody asked for."""
+        events = self._poll.poll(0)
+        return bool(events) and not (self._may_hold_tickets and events[0][1] == select.POLLIN)
 
     async def exchange(self, request: Request, attempt: Attempt) -> AiohttpExchange:
         exchange = AiohttpExchange(self, request, attempt)

@@ -91,7 +91,8 @@ class _AiohttpDialer:
             raise connect_error(error, dial, proxied=proxy is not None) from error
         finally:
             on_protocol_made.reset(token)
-        if protocol.transport is None:
+        transport = protocol.transport
+        if transport is None or transport.get_extra_info("socket") is None:
             # It ended while it was handed over: an alert right after a TLS 1.3 handshake.
             if opened is not None:
                 opened.close()

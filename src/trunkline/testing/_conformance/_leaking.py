@@ -102,14 +102,14 @@ class Leaking(Conformance):
             assert await answered.aread() == b"page"
             assert _leaks(caplog) == []
 
-    async def test_a_forgotten_response_ends_for_observers(self) -> None:
+    async def test_a_forgotten_response_ends_with_an_error_for_observers(self) -> None:
         async with self.rig(UNFINISHED, **SOON) as rig:
             await rig.transport.warm(rig.url())
             with observed(rig.transport) as seen:
                 await rig.send()
                 await rig.until_client_closed()
 
-            assert seen.tree() == "request(headers() body())"
+            assert seen.tree() == "request(headers() body()!ReadError)!ReadError"
 
     # -- dropped -----------------------------------------------------------------------------------
 

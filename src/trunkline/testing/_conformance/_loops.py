@@ -207,10 +207,11 @@ class Loops(Conformance):
     async def test_closing_a_transport_closes_the_connections_of_other_loops(
         self, in_a_loop: Run
     ) -> None:
-        closed = threading.Event()
+        answered, closed = threading.Event(), threading.Event()
 
         async def stay() -> None:
             await rig.fetch()
+            answered.set()
             await until(closed.is_set)
             await until(lambda: rig.server.open_connections == 0)
             with pytest.raises(TransportClosed):
