@@ -6,6 +6,7 @@ holds under any order of events is in test_pool_properties.py.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
@@ -249,6 +250,10 @@ def test_what_has_been_idle_too_long_is_not_used_again(clock: Clock) -> None:
     assert connection_of(lease) is connection
     clock.now += 100  # not idle: it is in use
     lease.release()
+    clock.now += 29.9
+    lease = take(pool)
+    assert connection_of(lease) is connection
+    lease.release()
     clock.now += 30
 
     assert connection_of(take(pool)) is not connection
@@ -448,13 +453,18 @@ def test_a_shared_connection_that_is_lost_closes_once() -> None:
     assert closed_by(pool) == {"aborted": 1}
 
 
-def test_a_connection_that_goes_away_is_not_shared_any_more() -> None:
+def test_a_connection_that_goes_away_is_not_shared_any_more_but_finishes() -> None:
     pool = make(multiplexes=True)
-    lease = take(pool, max_exchanges=3)
-    connection_of(lease).is_alive = False
+    failed, last = take(pool, max_exchanges=3), take(pool)
+    connection_of(last).is_alive = False
 
     assert have(pool.acquire_nowait(HERE)).pooled is None
-    assert not connection_of(lease).is_closed
+    pool.abort(failed)
+    assert not connection_of(last).is_closed
+    last.release()
+
+    assert connection_of(last).is_closed
+    assert closed_by(pool) == {"ended": 1}
 
 
 def test_a_connection_that_allows_no_exchange_at_the_moment_is_not_lent() -> None:
@@ -641,17 +651,15 @@ class Queue:
         self.pool = pool
         self.got: list[tuple[str, Lease | Exception]] = []
 
-    async def add(
-        self, name: str, origin: Origin = HERE, priority: int = 0, seconds: float | None = None
-    ) -> anyio.CancelScope:
-        """Have one more wait; return when it does."""
+    async def add(self, name: str, origin: Origin = HERE, priority: int = 0) -> anyio.CancelScope:
+        """Have one more wait, for ten seconds at most; return when it does."""
         before = self.pool.waiting
         scope = anyio.CancelScope()
 
         async def wait() -> None:
             with scope:
                 try:
-                    self.got.append((name, await self.pool.wait(origin, seconds, priority)))
+                    self.got.append((name, await self.pool.wait(origin, 10.0, priority)))
                 except TransportError as error:
                     self.got.append((name, error))
 
@@ -807,6 +815,26 @@ async def test_who_is_cancelled_when_served_passes_it_on() -> None:
     assert queue.served in (["b"], ["a", "b"])
     cast("Lease", queue.got[-1][1]).release()
     assert (pool.snapshot().active, pool.snapshot().waiting) == (0, 0)
+
+
+# Trio does not cancel a task that is about to run.
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_a_task_that_is_cancelled_when_it_was_served_passes_it_on() -> None:
+    pool = make(make_runtime(), max_connections=1)
+    lease = take(pool)
+    async with asyncio.timeout(10):
+        assert pool.acquire_nowait(HERE) is None
+        tasks = [asyncio.ensure_future(pool.wait(HERE, 10.0)) for _ in range(2)]
+        await until(lambda: pool.waiting == 2)
+
+        lease.release()
+        tasks[0].cancel()
+        got = await tasks[1]
+
+    assert tasks[0].cancelled()
+    assert got.pooled is lease.pooled
+    got.release()
+    assert pool.snapshot().idle == 1
 
 
 async def test_what_everybody_gives_up_is_left_idle() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,11 @@ def test_the_capability_table_is_what_the_backends_say() -> None:
 
 
 def test_the_fastapi_example_answers() -> None:
-    from fastapi.testclient import TestClient
-
+    testing: Any = import_module("fastapi.testclient")
     app = run("fastapi")["app"]
     with LLMServer() as server:
         app.state.llm_url = server.base_url
-        with TestClient(app) as client:
+        with testing.TestClient(app) as client:
             answers = [client.post("/ask", params={"question": "Why?"}) for _ in range(3)]
         assert all(answer.status_code == 200 and answer.json() for answer in answers)
         assert server.connections == 1
