@@ -519,8 +519,14 @@ async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await reader.read()
 
 
-async def test_making_a_connector_warns_of_nothing() -> None:
+@pytest.mark.parametrize("is_needed", [True, False])
+async def test_making_a_connector_warns_of_nothing(
+    is_needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`enable_cleanup_closed` is a no-op with a DeprecationWarning where Python needs it not."""
+    for module in ("aiohttp.connector", "trunkline_aiohttp._protocol"):
+        monkeypatch.setattr(f"{module}.NEEDS_CLEANUP_CLOSED", is_needed)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with connecting() as connector:
