@@ -81,6 +81,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("limits.keepalive_expiry", math.inf),
     ("limits.max_connection_age", 0),
     ("limits.max_connection_age", math.nan),
+    ("limits.min_idle_connections", -1),
+    ("limits.min_idle_connections", None),
     ("limits.max_waiting", -1),
     *((f"timeouts.{name}", bad) for name in Timeouts.model_fields for bad in (0, -1, math.nan)),
     ("timeouts.total", math.inf),
@@ -90,11 +92,21 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("dns.ttl", None),
     ("dns.resolver", "bind"),
     ("dns.stale_on_error", "perhaps"),
+    ("dns.nameservers", "10.0.0.2"),
+    ("dns.nameservers", ["ns.example"]),
+    ("dns.nameservers", ["10.0.0.2:0"]),
+    ("dns.nameservers", ["10.0.0.2:65536"]),
+    ("dns.nameservers", ["[::1]:x"]),
+    ("dns.nameservers", ["10.0.0.2", "10.0.0.3:54"]),
     ("tls.verify", "perhaps"),
     ("tls.min_version", "1.1"),
     ("proxy", 8080),
     ("uds", 5),
     ("trust_env", "perhaps"),
+    ("warn_utilization", 0),
+    ("warn_utilization", 1.1),
+    ("leak_after", 0),
+    ("leak_stack", "perhaps"),
 ]
 
 
@@ -521,6 +533,11 @@ def test_a_wrong_key_of_a_file_is_named_with_where_it_was_read(tmp_path: Path) -
         ("TRUNKLINE_TIMEOUTS__TOTAL", "2.5", TransportConfig(timeouts=Timeouts(total=2.5))),
         ("TRUNKLINE_TIMEOUTS__READ", "none", TransportConfig(timeouts=Timeouts(read=None))),
         ("TRUNKLINE_DNS__RESOLVER", "system", TransportConfig(dns=Dns(resolver="system"))),
+        (
+            "TRUNKLINE_DNS__NAMESERVERS",
+            '["10.0.0.2", "10.0.0.3"]',
+            TransportConfig(dns=Dns(nameservers=("10.0.0.2", "10.0.0.3"))),
+        ),
         ("TRUNKLINE_TLS__VERIFY", "false", TransportConfig(tls=Tls(verify=False))),
         (
             "TRUNKLINE_LIMITS",

@@ -37,7 +37,8 @@ from trunkline import (
     WriteTimeout,
 )
 from trunkline.pool._attempt import ExchangeAttempt
-from trunkline.pool._pool import Lease, Pool, Pooled
+from trunkline.pool._origin import Pooled
+from trunkline.pool._pool import Lease, Pool
 from trunkline.pool._runtime import Runtime, make_runtime
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +88,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("trunkline.pool._pool.monotonic", made)
+    for module in ("_pool", "_origin"):
+        monkeypatch.setattr(f"trunkline.pool.{module}.monotonic", made)
     return made
 
 

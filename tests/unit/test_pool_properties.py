@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 )
 
 from trunkline import Limits, Origin, PoolFull, PoolTimeout, TransportClosed
-from trunkline.pool._pool import Lease, Pool, Pooled
+from trunkline.pool._origin import Pooled
+from trunkline.pool._pool import Lease, Pool
 from trunkline.pool._runtime import Runtime
 
 ORIGINS = (
@@ -33,7 +34,7 @@ ORIGINS = (
     Origin("https", "one", 443),  # speaks HTTP/1.1 whatever is offered
     Origin("https", "many", 443),  # speaks HTTP/2 if it is offered
 )
-STREAMS = 3
+STREAMS = 2
 AGE = 30.0
 
 
@@ -145,6 +146,7 @@ class Holder:
 
 
 some = st.sampled_from
+an_origin = some([*ORIGINS, ORIGINS[2]])  # sharing takes the most callers to come about
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -153,8 +155,12 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self._clock = mock.patch("trunkline.pool._pool.monotonic", self.clock)
-        self._clock.start()
+        self._clocks = [
+            mock.patch(f"trunkline.pool.{module}.monotonic", self.clock)
+            for module in ("_pool", "_origin")
+        ]
+        for clock in self._clocks:
+            clock.start()
         self.queues: dict[Origin, list[Caller]] = {origin: [] for origin in ORIGINS}
         self.woken: list[Caller] = []
         self.leases: list[Holder] = []
@@ -163,13 +169,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.closings: Counter[str] = Counter()
 
     @initialize(
-        max_connections=some([None, 1, 2, 3, 4]),
+        max_connections=some([None, 1, 2, 3]),
         per_host=some([None, 1, 2, 3]),
         keepalive=some([None, 0, 1, 2]),
         expiry=some([None, 0.0, 10.0]),
         age=some([None, AGE]),
         max_waiting=some([None, 0, 2]),
-        multiplexes=st.booleans(),
+        multiplexes=some([True, True, False]),
     )
     def open_pool(
         self,
@@ -223,9 +229,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # -- callers -----------------------------------------------------------------------------------
 
-    @rule(
-        origin=some(ORIGINS), priority=some([0, 0, 0, 1]), fresh=some([False, False, False, True])
-    )
+    @rule(origin=an_origin, priority=some([0, 0, 0, 1]), fresh=some([False, False, False, True]))
     def call(self, origin: Origin, priority: int, fresh: bool) -> None:
         try:
             lease = self.pool.acquire_nowait(origin, fresh=fresh)
@@ -362,9 +366,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert due is None or due > 0
         assert all(one.is_usable() for one in idle if due is not None)
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.connections and self.numbers > 8)
-    def close(self, data: st.DataObject) -> None:
+    @rule()
+    @precondition(lambda self: self.numbers + len(self.connections) > 3)
+    def close(self) -> None:
         self.pool.close()
 
     # -- what must hold ----------------------------------------------------------------------------
@@ -452,7 +456,8 @@ class PoolMachine(RuleBasedStateMachine):
             if hasattr(self, "pool"):
                 self.everybody_leaves()
         finally:
-            self._clock.stop()
+            for clock in self._clocks:
+                clock.stop()
 
     def everybody_leaves(self) -> None:
         while self.suspended() or self.leases:

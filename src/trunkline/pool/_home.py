@@ -18,7 +18,8 @@ from trunkline._urls import Origin
 from trunkline.dns import Resolver
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._body import Leaks
-from trunkline.pool._pool import Pool, Pooled
+from trunkline.pool._origin import Pooled
+from trunkline.pool._pool import Pool
 from trunkline.pool._runtime import Runtime, Scope
 from trunkline.pool._watch import Watch
 

@@ -14,64 +14,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
-from random import uniform
 from time import monotonic
 
 from trunkline._config import Limits
-from trunkline._contract import Connection, OriginSnapshot, PoolSnapshot
+from trunkline._contract import Connection, PoolSnapshot
 from trunkline._errors import PoolFull, PoolTimeout, TransportClosed
 from trunkline._urls import Origin
 from trunkline.pool._alarm import Alarm
-from trunkline.pool._queue import Queue, Ticket
+from trunkline.pool._origin import OriginState, Pooled, has_precedence, origin_snapshot, turn
+from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import Runtime
 
 _AGE_JITTER = 0.1
-
-
-class Pooled:
-    """A connection with its history.
-
-    `active` counts the exchanges on it now, `exchanges` all there were; `expiry` is how long it may
-    sit idle, `retire_at` when it is too old; times are of the monotonic clock.
-    """
-
-    __slots__ = ("active", "closed", "connection", "created", "exchanges", "expiry", "id",
-                 "idle_since", "leased_at", "origin", "retire_at")  # fmt: skip
-
-    def __init__(
-        self, identity: int, origin: OriginState, connection: Connection, limits: Limits
-    ) -> None:
-        self.id = identity
-        self.origin = origin
-        self.connection = connection
-        self.created = self.idle_since = self.leased_at = monotonic()
-        self.active = 0
-        self.exchanges = 0
-        self.closed = False
-        self.expiry = inf if limits.keepalive_expiry is None else limits.keepalive_expiry
-        age = limits.max_connection_age
-        self.retire_at = (
-            inf if age is None else self.created + age * uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
-        )
-
-
-class OriginState:
-    """The connections to one origin, and who waits for one."""
-
-    __slots__ = ("busy", "connecting", "idle", "keeps_ready", "multiplexes", "name", "waiting")
-
-    def __init__(self, name: Origin, *, multiplexes: bool) -> None:
-        self.name = name
-        self.idle: OrderedDict[Pooled, None] = OrderedDict()  # newest last
-        self.busy: dict[Pooled, None] = {}
-        self.connecting = 0
-        self.waiting = Queue()
-        self.multiplexes = multiplexes
-        self.keeps_ready = False
-
-    @property
-    def held(self) -> int:
-        return len(self.idle) + len(self.busy) + self.connecting
 
 
 class Lease:
@@ -366,7 +320,7 @@ class Pool:
         """Close the connection that has been idle longest, unless its origin needs it more."""
         for pooled in self._idle:
             other = pooled.origin
-            if other is state or not len(other.waiting) or _has_precedence(state, other):
+            if other is state or not len(other.waiting) or has_precedence(state, other):
                 self._close(pooled, "evicted")
                 if other is not state:
                     self._forget_if_unused(other)
@@ -455,7 +409,7 @@ class Pool:
     def _serve_one(self) -> bool:
         queues: Iterable[OriginState] = self._queues
         if len(self._queues) > 1:
-            queues = sorted(queues, key=_turn)
+            queues = sorted(queues, key=turn)
         for state in queues:
             ticket = state.waiting.first()
             lease = self._take(state, fresh=ticket.fresh)
@@ -517,7 +471,7 @@ class Pool:
         return len(state.idle) if state is not None else 0
 
     def snapshot(self) -> PoolSnapshot:
-        origins = {str(s.name): _origin_snapshot(s) for s in self._origins.values()}
+        origins = {str(s.name): origin_snapshot(s) for s in self._origins.values()}
         active = sum(o.active for o in origins.values())
         connecting = sum(o.connecting for o in origins.values())
         most = self._limits.max_connections
@@ -571,32 +525,3 @@ class Pool:
         self._queues.clear()
         if self._on_drained is not None:
             self._on_drained()
-
-
-def _turn(state: OriginState) -> tuple[int, int, int]:
-    """Whose turn it is, the lowest: by priority, then who uses the fewest, then who came first."""
-    first = state.waiting.first()
-    return -first.priority, len(state.busy) + state.connecting, first.number
-
-
-def _has_precedence(state: OriginState, other: OriginState) -> bool:
-    """Whether a connection of `other`, for which callers wait too, is given up for `state`.
-
-    Only if `state` still holds fewer afterwards: so two busy hosts share the limit evenly, and do
-    not take connections from each other in turn. One that holds none gets one.
-    """
-    if not state.held or state.held + 1 < other.held:
-        return True
-    waiting = len(state.waiting) > 0
-    return waiting and state.waiting.first().priority > other.waiting.first().priority
-
-
-def _origin_snapshot(state: OriginState) -> OriginSnapshot:
-    return OriginSnapshot(
-        open=len(state.busy) + len(state.idle),
-        active=len(state.busy),
-        idle=len(state.idle),
-        connecting=state.connecting,
-        waiting=len(state.waiting),
-        exchanges=sum(pooled.active for pooled in state.busy),
-    )
