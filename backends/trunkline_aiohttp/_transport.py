@@ -15,6 +15,7 @@ from trunkline import (
     Dialer,
     Origin,
     Phase,
+    ProxyError,
     TLSError,
     TransportConfig,
     TransportError,
@@ -71,6 +72,11 @@ class _AiohttpDialer:
 
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         proxy = find_proxy(self._config, origin)
+        if proxy is not None and proxy.is_socks:
+            raise ProxyError(
+                "the environment names a SOCKS proxy, which backend 'aiohttp' cannot use; "
+                "choose backend='httpx'"
+            )
         addresses: tuple[str, ...] = ()
         if self._config.uds is None:
             dial.begin("dns")

@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 from yarl import URL
 
 from trunkline._config import TransportConfig
+from trunkline._errors import ProxyError
 from trunkline._urls import Origin
 
 
@@ -59,13 +60,27 @@ def find_proxy(config: TransportConfig, origin: Origin) -> Proxy | None:
 
     From the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, lower case first, read
     anew for each connection, as `urllib.request` does.
+
+    Raises:
+        ProxyError: what the environment says is no URL of a proxy.
     """
     if config.proxy is not None:
         return parse_proxy(config.proxy)
-    if not config.trust_env or proxy_bypass(origin.host):
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    if not config.trust_env or proxy_bypass(f"{host}:{origin.port}"):
         return None
     proxies = getproxies()
-    url = proxies.get(origin.scheme) or proxies.get("all")
-    if url is None:
-        return None
-    return parse_proxy(TransportConfig(proxy=url if "://" in url else f"http://{url}").proxy or "")
+    name = origin.scheme if proxies.get(origin.scheme) else "all"
+    url = proxies.get(name)
+    return None if not url else _from_environment(f"{name.upper()}_PROXY", url)
+
+
+def _from_environment(name: str, url: str) -> Proxy:
+    try:
+        config = TransportConfig(proxy=url if "://" in url else f"http://{url}")
+    except ValueError as error:
+        raise ProxyError(
+            f"the environment variable {name} is no proxy's URL; "
+            "write it as http://[user:password@]host:port"
+        ) from error
+    return parse_proxy(config.proxy or "")

@@ -40,8 +40,13 @@ def make_ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
         UnsupportedOption: a file of `tls` holds no certificate or key, or the password is wrong;
             the message names the key.
     """
+    # Not create_default_context: it writes secrets to SSLKEYLOGFILE, if the environment has it.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.ca_file is not None:
+            context.load_verify_locations(tls.ca_file)
+        else:
+            context.load_default_certs()
     except ssl.SSLError as error:
         raise UnsupportedOption("tls.ca_file: it holds no PEM certificate") from error
     context.minimum_version = _VERSIONS[tls.min_version]

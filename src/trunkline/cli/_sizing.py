@@ -79,7 +79,7 @@ class Sizing:
         served = floor(load.needed * pool / load.latency)
         return cls(
             max_connections=connections,
-            max_keepalive_connections=min(_up(load.average / carries), connections),
+            max_keepalive_connections=max(1, min(_up(load.average / carries), connections)),
             max_waiting=max(served, 1),
             pool=round(pool, 1),
         )
