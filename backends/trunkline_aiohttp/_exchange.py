@@ -59,7 +59,7 @@ class AiohttpConnection:
 
     def is_usable(self) -> bool:
         protocol = self.protocol
-        if not protocol.is_connected() or protocol.should_close or protocol.was_disturbed:
+        if not protocol.is_connected() or protocol.should_close:
             return False
         return not protocol.is_idle or not self._holds_something()
 

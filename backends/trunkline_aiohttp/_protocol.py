@@ -60,7 +60,6 @@ class Handler(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.is_idle = False  # until the connection is handed over: a proxy may have to answer
-        self.was_disturbed = False
         self.received = 0
         self._body: StreamReader | None = None
         self._heads = 0
@@ -69,7 +68,6 @@ class Handler(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.is_idle and data:
-            self.was_disturbed = True
             if self.transport is not None:
                 self.transport.abort()
             return

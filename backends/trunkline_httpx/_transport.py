@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from functools import cached_property
 from importlib.util import find_spec
 
 import anyio
@@ -76,6 +77,11 @@ class HttpxDialer:
         self._tls = tls
         self._cut_short: list[AsyncIterator[bytes]] = []
 
+    @cached_property
+    def _proxy_tls(self) -> ssl.SSLContext:
+        """The context for a proxy, which is not offered HTTP/2."""
+        return make_ssl_context(self._config.tls)
+
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         await self._finish_cut_short()
         proxy = find_proxy(self._config, origin)
@@ -142,8 +148,7 @@ class HttpxDialer:
         """From an open connection to the proxy to one that the origin's bytes go over."""
         try:
             if proxy.scheme == "https":
-                tls = make_ssl_context(self._config.tls)
-                stream = await _start_tls(stream, tls, proxy.host, dial)
+                stream = await _start_tls(stream, self._proxy_tls, proxy.host, dial)
             dial.begin("proxy")
             if proxy.is_socks:
                 await self._pass_socks(proxy, stream, origin)

@@ -184,7 +184,8 @@ class Tls(_Model):
 
     Attributes:
         verify: check the server's certificate chain and host name.
-        ca_file: PEM file of the authorities to trust, instead of the system's.
+        ca_file: PEM file of the authorities to trust, instead of the system's, which OpenSSL finds
+            (SSL_CERT_FILE and SSL_CERT_DIR tell it where).
         client_cert: PEM file of the certificate to present, with its chain.
         client_key: PEM file of its private key; None when `client_cert` holds it too.
         client_key_password: password of the private key.

@@ -113,7 +113,7 @@ class Transport(Protocol):
     7.  Every failure is a `TransportError` with the facts a retry needs; the library's own
         exception is its `__cause__`.
     8.  Deadlines hold, each by its own error; limits are exact.
-    9.  The environment is not read unless `trust_env` says so.
+    9.  No proxy and no credential is taken from the environment unless `trust_env` says so.
     10. An option the backend cannot honour is refused when the transport is made.
     11. After `aclose` no socket is left, and `send` raises `TransportClosed`.
     """
@@ -176,11 +176,6 @@ class Attempt(Protocol):
     """Bytes of the request handed to the operating system."""
     response_started: bool
     """A byte of the response has arrived."""
-
-    @property
-    def write_timeout(self) -> float | None:
-        """`timeouts.write`, for an exchange that sees the progress of its writes."""
-        ...
 
     def begin(self, phase: Phase) -> None:
         """Enter "write", "headers" or "body": that phase's deadline starts now.

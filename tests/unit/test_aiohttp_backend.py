@@ -432,7 +432,7 @@ async def test_bytes_that_come_unasked_end_the_connection() -> None:
 
     handler.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
 
-    assert handler.was_disturbed
+    assert not handler.is_connected()
     assert transport.is_aborted
     assert len(handler) == 0
 

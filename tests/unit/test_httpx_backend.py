@@ -64,8 +64,6 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 class Attempt:
     """An attempt without deadlines, which keeps the phases it was told."""
 
-    write_timeout = None
-
     def __init__(self) -> None:
         self.bytes_sent = 0
         self.response_started = False

@@ -50,14 +50,10 @@ class ExchangeAttempt:
         self._due: float | None = None
         self._due_is_total = False
         self.phase: Phase = "write"
-        self.begun = self.head_due_from = started
+        self.begun = self.head_due_from = started  # until the exchange begins
         self.bytes_sent = 0
         self.request_sent = False
         self.response_started = False
-
-    @property
-    def write_timeout(self) -> float | None:
-        return self.timeouts.write
 
     def begin(self, phase: Phase) -> None:
         now = monotonic()

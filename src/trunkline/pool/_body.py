@@ -96,7 +96,7 @@ class LeasedBody:
             error = TransportClosed("the transport was closed while the body was being read")
         else:
             error = ReadError("the response was not read for leak_after seconds, and taken back")
-        self._annotate(error)
+        self.annotate(error)
         return error
 
     def _end(self) -> None:

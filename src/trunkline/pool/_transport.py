@@ -120,14 +120,14 @@ class PooledTransport(ABC):
             if call.watch is not None:
                 call.watch.connection_id = pooled.id
                 call.watch.start("headers")
-            leased_at = monotonic()
+            attempt.begun = attempt.head_due_from = monotonic()
             exchange = await pooled.connection.exchange(call.request, attempt)
         except BaseException as error:
             call.home.pool.abort(lease)
             if isinstance(error, TransportError):
                 attempt.describe(error)
             raise
-        call.timings.send = max(attempt.head_due_from - leased_at, 0.0)
+        call.timings.send = attempt.head_due_from - attempt.begun
         return _respond(call, attempt, exchange, lease, pooled)
 
     async def _lease(self, call: Call) -> Lease:

@@ -135,6 +135,20 @@ class Health(Conformance):
 
     # -- what it warns of --------------------------------------------------------------------------
 
+    async def test_a_connection_is_no_younger_than_nothing_to_a_call_that_waited_for_it(
+        self,
+    ) -> None:
+        async with self.rig(GATED, limits=ONE) as rig:
+            calls = [rig.begin_fetch(), rig.begin_fetch()]  # both before it is opened
+            await until(lambda: rig.transport.snapshot().waiting == 1)
+            await rig.until_received()
+            await anyio.sleep(0.05)
+            rig.server.open("go")
+            ages = [info(await call.result()).age for call in calls]
+
+            assert min(ages) == 0.0
+            assert max(ages) >= 0.05
+
     async def test_a_pool_that_is_nearly_used_up_warns_once_with_the_numbers(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
