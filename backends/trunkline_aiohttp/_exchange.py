@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import trunkline
 from trunkline import Attempt, Request
+from trunkline.tcp import watched
 from trunkline_aiohttp._protocol import Handler
 from trunkline_aiohttp._translate import exchange_error
 
@@ -52,10 +53,15 @@ class AiohttpConnection:
         self.peer = _peer(transport.get_extra_info("peername"))
         self._is_cut = False
         self._loop = asyncio.get_running_loop()
+        sock = transport.get_extra_info("socket")
         self._poll = select.poll()
-        self._poll.register(transport.get_extra_info("socket").fileno(), _PENDING)
+        self._poll.register(sock.fileno(), _PENDING)
+        self._is_reused = False
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
         self._may_hold_tickets = transport.get_extra_info("ssl_object") is not None
+        # asyncio closes the socket under TLS before it tells of the end.
+        self.delivery = watched(sock, is_closed_early=self._may_hold_tickets)
+        protocol.delivery = self.delivery
 
     def is_usable(self) -> bool:
         protocol = self.protocol
@@ -75,7 +81,18 @@ class AiohttpConnection:
         except BaseException:
             exchange.close()
             raise
+        finally:
+            self.delivery.end()
         return exchange
+
+    def begin_delivery(self, request: Request) -> bool:
+        """Note what the kernel knows, so that a failure can prove that the request was not taken.
+
+        Returns:
+            Whether its body is to be a segment of its own.
+        """
+        was_reused, self._is_reused = self._is_reused, True
+        return was_reused and self.delivery.begin() and not request.is_idempotent
 
     def write_head(self, request: Request, body: bytes = b"") -> int:
         """Write the request line and header fields, and with them a small body."""
@@ -91,6 +108,11 @@ class AiohttpConnection:
         data = head.encode("utf-8", "surrogateescape") + body
         self.transport.write(data)
         return len(data)
+
+    async def flush(self) -> None:
+        """Hand what was written to the operating system, unless it will not take it now."""
+        if not isinstance(self._loop, asyncio.BaseEventLoop):
+            await asyncio.sleep(0)  # uvloop joins all that is written in one round
 
     def finish(self) -> None:
         """An exchange is over, and the connection as it was before it."""
@@ -150,10 +172,14 @@ class AiohttpExchange:
         protocol.begin(without_body=request.method == "HEAD")
         if "close" in request.headers.get("Connection", "").lower():
             protocol.force_close()
-        if isinstance(content, bytes) and len(content) <= _SLICE and not _expects(request):
-            self._send_at_once(content)
-        elif content is None:
+        is_apart = self._connection.begin_delivery(request)
+        if content is None:
             self._send_at_once(b"")
+        elif isinstance(content, bytes) and len(content) <= _SLICE and not _expects(request):
+            if is_apart and content:
+                await self._send_apart(content)
+            else:
+                self._send_at_once(content)
         else:
             self._upload = _Upload(self._connection, request, self._attempt)
         try:
@@ -164,11 +190,25 @@ class AiohttpExchange:
 
     def _send_at_once(self, body: bytes) -> None:
         attempt = self._attempt
-        attempt.bytes_sent = self._connection.write_head(self._request, body)
+        attempt.bytes_sent += self._connection.write_head(self._request, body)
+        self._await_answer()
+
+    async def _send_apart(self, body: bytes) -> None:
+        """Send the body as a TCP segment of its own: see `trunkline.tcp.Delivery.begin`."""
+        connection = self._connection
+        self._attempt.bytes_sent += connection.write_head(self._request)
+        await connection.flush()
+        connection.delivery.head_sent()
+        if not connection.transport.is_closing():
+            connection.transport.write(body)
+            self._attempt.bytes_sent += len(body)
+        self._await_answer()
+
+    def _await_answer(self) -> None:
         if self._protocol.writing_paused:
-            self._upload = _Upload(self._connection, None, attempt)
+            self._upload = _Upload(self._connection, None, self._attempt)
         else:
-            attempt.begin("headers")
+            self._attempt.begin("headers")
 
     async def _final_head(self) -> tuple[RawResponseMessage, StreamReader]:
         for _ in range(_MOST_INTERIM):
@@ -233,6 +273,7 @@ class AiohttpExchange:
         """Raise what `error` means, after noting the facts."""
         upload, protocol, attempt = self._upload, self._protocol, self._attempt
         attempt.response_started = attempt.response_started or protocol.received > 0
+        attempt.is_untaken = protocol.is_untaken and not attempt.response_started
         transport = protocol.transport
         if transport is not None:
             attempt.bytes_sent -= min(transport.get_write_buffer_size(), attempt.bytes_sent)
@@ -302,6 +343,10 @@ class _Upload:
             for start in range(0, len(content), _SLICE):
                 await self._write(content[start : start + _SLICE])
         elif content is not None:
+            self._attempt.is_body_untouched = True
+            await self._connection.flush()
+            if self._connection.transport.is_closing():
+                raise _ConnectionGoneError
             await self._send_pieces(request, content.__aiter__())
 
     async def _send_pieces(self, request: Request, pieces: AsyncIterator[bytes]) -> None:
@@ -310,6 +355,7 @@ class _Upload:
         try:
             # The caller's own time to produce a piece is no delay of the peer's.
             self._attempt.begin("request")
+            self._attempt.is_body_untouched = False
             async for piece in pieces:
                 if not isinstance(piece, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance]
                     raise trunkline.InvalidRequest("content: it produced something else than bytes")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
     from trunkline.proxy import Proxy
+    from trunkline.tcp import Delivery
 
 _READ_BUFFER = 65536  # bytes; reading pauses at twice this
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
@@ -60,6 +61,8 @@ class Handler(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.is_idle = False  # until the connection is handed over: a proxy may have to answer
+        self.delivery: Delivery | None = None
+        self.is_untaken = False
         self.received = 0
         self._body: StreamReader | None = None
         self._heads = 0
@@ -95,6 +98,9 @@ class Handler(ResponseHandler):
             payload.set_exception(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self.delivery is not None:
+            has_fin = exc is None or isinstance(exc, BrokenPipeError)
+            self.is_untaken = self.delivery.is_untaken(has_fin=has_fin)
         payload: StreamReader | None = self._payload
         if exc is not None and payload is not None and not payload.is_eof():
             payload.set_exception(exc)

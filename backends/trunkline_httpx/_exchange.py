@@ -65,9 +65,10 @@ class Http1Connection:
 
     async def exchange(self, request: Request, attempt: Attempt) -> Http1Exchange:
         attempt.begin("write")
+        body, delivery = RequestBody(request, attempt), self._stream.delivery
+        is_apart = self._used and delivery.begin() and not request.is_idempotent
         self._used = True
-        body = RequestBody(request, attempt)
-        self._wire.begin(request, attempt, body)
+        self._wire.begin(request, attempt, body, is_apart=is_apart)
         try:
             message = self._message(request, body)
             response = await self._transport.handle_async_request(message)
@@ -82,6 +83,8 @@ class Http1Connection:
             if failure is None or failure is error:
                 raise
             raise failure from error
+        finally:
+            delivery.end()
 
     def _message(self, request: Request, body: RequestBody) -> httpx.Request:
         fields = request.wire_headers()
@@ -165,8 +168,11 @@ def _check_head(head: Http1Exchange) -> None:
     """Refuse what httpcore lets through.
 
     Raises:
-        RemoteProtocolError: a 101 (nobody can have asked for it), or two ways to frame the body.
+        RemoteProtocolError: another major version (RFC 9112 section 2.3), a 101 (nobody can have
+            asked for it), or two ways to frame the body.
     """
+    if not head.http_version.startswith("HTTP/1."):
+        raise RemoteProtocolError("the response is of another major version of HTTP")
     if head.status_code == 101:
         raise RemoteProtocolError("the peer switched to a protocol that nobody asked for")
     if "Transfer-Encoding" in head.headers and "Content-Length" in head.headers:

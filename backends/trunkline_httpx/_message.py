@@ -63,7 +63,7 @@ class RequestBody(httpx.AsyncByteStream):
             length = request.headers.get("Content-Length")
             self._left = None if length is None else int(length)
         self.size = len(self._whole or b"")
-        self.is_streamed = self._pieces is not None
+        self.is_streamed = attempt.is_body_untouched = self._pieces is not None
         self.is_over = False
         self.failure: Exception | None = None
 
@@ -91,6 +91,7 @@ class RequestBody(httpx.AsyncByteStream):
     async def _next_piece(self, pieces: AsyncIterator[Any]) -> bytes:
         while True:
             # What the caller needs to produce a piece is no delay of the peer's.
+            self._attempt.is_body_untouched = False
             self._attempt.begin("request")
             piece = _to_bytes(await self._attempt.wait(pieces.__anext__()))
             self._attempt.begin("write")
@@ -102,8 +103,10 @@ class RequestBody(httpx.AsyncByteStream):
                 return piece
 
     async def aclose(self) -> None:
-        """The rest is not sent: let the caller's generator clean up."""
+        """The rest is not sent: let the caller's generator clean up, unless it has not begun."""
         pieces, self._pieces = self._pieces, None
+        if self._attempt.is_body_untouched:
+            return
         aclose = getattr(pieces, "aclose", None)
         if aclose is not None:
             await aclose()

@@ -24,6 +24,8 @@ from typing import TypeAlias
 import anyio
 import anyio.lowlevel
 
+from trunkline.tcp import Delivery, watched
+
 Data: TypeAlias = bytes | bytearray | memoryview
 
 RECEIVE_SIZE = 64 * 1024
@@ -37,9 +39,11 @@ class Stream(ABC):
 
     Attributes:
         peer: the address it is connected to, e.g. "127.0.0.1:443".
+        delivery: what the kernel knows of the request under way.
     """
 
     peer: str | None
+    delivery: Delivery
     _streak = 0
 
     @property
@@ -116,6 +120,7 @@ class SocketStream(Stream):
     def __init__(self, sock: socket.socket, peer: str | None) -> None:
         self._socket = sock
         self.peer = peer
+        self.delivery = watched(sock)
         self._waiting = 0
         self._closed = False
 
@@ -186,6 +191,7 @@ class TLSStream(Stream):
     def __init__(self, inner: Stream, context: ssl.SSLContext, hostname: str) -> None:
         self._inner = inner
         self.peer = inner.peer
+        self.delivery = inner.delivery
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._encrypted = memoryview(b"")

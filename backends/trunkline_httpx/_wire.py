@@ -37,7 +37,7 @@ class Wire(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._attempt: Attempt
         self._body: RequestBody
-        self._joins = self._expects = False
+        self._joins = self._expects = self._is_apart = False
         self._head: bytes | None = None
         self._held = b""
         self._received = self._receptions = 0
@@ -45,16 +45,25 @@ class Wire(httpcore.AsyncNetworkStream):
         self._has_ended = False
         self.is_sending = self.awaits_head = False
 
-    def begin(self, request: Request, attempt: Attempt, body: RequestBody) -> None:
+    def begin(
+        self, request: Request, attempt: Attempt, body: RequestBody, *, is_apart: bool
+    ) -> None:
+        """A request is about to be written; `is_apart`: its body as a segment of its own."""
         self._attempt = attempt
         self._body = body
         self._received = 0
         self.is_sending = self.awaits_head = True
         self._expects = request.headers.get("Expect", "").lower() == "100-continue"
-        self._joins = 0 < body.size <= _ONE_SEGMENT and not self._expects
+        self._is_apart = is_apart
+        self._joins = 0 < body.size <= _ONE_SEGMENT and not (self._expects or is_apart)
 
     def course(self) -> Course:
-        return Course(not self.is_sending, self._attempt.response_started, self._has_ended)
+        return Course(
+            written=not self.is_sending,
+            started=self._attempt.response_started,
+            in_head=self.awaits_head,
+            ended=self._has_ended,
+        )
 
     # -- what httpcore asks for --------------------------------------------------------------------
 
@@ -66,6 +75,9 @@ class Wire(httpcore.AsyncNetworkStream):
             buffer, self._head = self._head + buffer, None
         try:
             await self._send(memoryview(buffer))
+            if self._is_apart:
+                self._is_apart = False
+                self._stream.delivery.head_sent()
             if self._expects:
                 self._expects = False
                 await self._wait_for_continue()
@@ -100,6 +112,10 @@ class Wire(httpcore.AsyncNetworkStream):
         self.close()
 
     def close(self) -> None:
+        if self.awaits_head and not self._attempt.response_started:
+            has_fin = self._has_ended or isinstance(self._failure, BrokenPipeError)
+            self._attempt.is_untaken = self._stream.delivery.is_untaken(has_fin=has_fin)
+            self.awaits_head = False
         if self.is_sending:
             self._stream.abort()  # or the system goes on sending what it has of the request
         else:

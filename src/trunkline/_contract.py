@@ -109,13 +109,22 @@ class Transport(Protocol):
     5.  Calls may run concurrently, and be cancelled at any point: nothing leaks, no other call is
         disturbed, and a cancelled exchange ends its connection or stream at once.
     6.  Nothing is sent twice unless the first attempt was provably not processed, or the request
-        is idempotent and failed on a reused connection before any byte of a response.
+        is idempotent and failed on a reused connection before any byte of a response. A streamed
+        body is not sent again once a piece of it was taken.
     7.  Every failure is a `TransportError` with the facts a retry needs; the library's own
         exception is its `__cause__`.
     8.  Deadlines hold, each by its own error; limits are exact.
     9.  No proxy and no credential is taken from the environment unless `trust_env` says so.
-    10. An option the backend cannot honour is refused when the transport is made.
+    10. An option is honoured, or refused when the transport is made; never ignored.
     11. After `aclose` no socket is left, and `send` raises `TransportClosed`.
+    12. A message goes out as it was given and comes in as it was sent; a body that was cut off
+        never looks whole.
+    13. A connection is used again when it is fit for it and never otherwise: no byte of one answer
+        becomes a part of another.
+    14. Connections opened ahead of calls send nothing, and are at nobody's expense.
+    15. What goes on can be seen: the snapshot is exact, a response says where its time went,
+        observers are told of each step once and of its end, and a leak is told of.
+    16. Each event loop has connections of its own; a transport may be made outside of any.
     """
 
     @property
@@ -176,6 +185,10 @@ class Attempt(Protocol):
     """Bytes of the request handed to the operating system."""
     response_started: bool
     """A byte of the response has arrived."""
+    is_body_untouched: bool
+    """No piece of a streamed request body has been asked for: it can still be sent anew."""
+    is_untaken: bool
+    """It is proved that the peer has taken no byte of the request: see `trunkline.tcp`."""
 
     def begin(self, phase: Phase) -> None:
         """Enter "write", "headers" or "body": that phase's deadline starts now.

@@ -34,7 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_messages", "_bodies"}),
     frozenset({"_contract"}),
     frozenset({"_events"}),
-    frozenset({"pool", "dns", "tls", "proxy"}),
+    frozenset({"pool", "dns", "tcp", "tls", "proxy"}),
     frozenset({"_registry"}),
     frozenset({"_client"}),
     frozenset({"trunkline"}),  # the face: the names that `import trunkline` gives

@@ -39,8 +39,8 @@ class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
     __slots__ = ("_due", "_due_is_total", "_runtime", "_scope", "_total_due", "begun",
-                 "bytes_sent", "head_due_from", "phase", "request_sent", "response_started",
-                 "timeouts")  # fmt: skip
+                 "bytes_sent", "head_due_from", "is_body_untouched", "is_untaken", "phase",
+                 "request_sent", "response_started", "timeouts")  # fmt: skip
 
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
@@ -54,6 +54,8 @@ class ExchangeAttempt:
         self.bytes_sent = 0
         self.request_sent = False
         self.response_started = False
+        self.is_body_untouched = False
+        self.is_untaken = False
 
     def begin(self, phase: Phase) -> None:
         now = monotonic()
@@ -101,7 +103,7 @@ class ExchangeAttempt:
         elif error.bytes_sent:
             error.request_sent = None
         error.response_started = error.response_started or self.response_started
-        error.replay = verdict(error)
+        error.replay = "safe" if self.is_untaken else verdict(error)
 
 
 def verdict(error: TransportError) -> Replay:

@@ -88,7 +88,7 @@ class PooledTransport(ABC):
                     return await self._attempt(call, attempt)
                 except TransportError as error:
                     call.describe(error)
-                    if not _may_replay(call, error):
+                    if not _may_replay(call, attempt, error):
                         raise
                     if watch is not None:
                         watch.end("headers", error=type(error).__name__)
@@ -339,15 +339,18 @@ def _shorten_expiry(pooled: Pooled, keep_alive: str) -> None:
         pooled.expiry = min(pooled.expiry, max(seconds - 1.0, seconds / 2))
 
 
-def _may_replay(call: Call, error: TransportError) -> bool:
+def _may_replay(call: Call, attempt: ExchangeAttempt, error: TransportError) -> bool:
     """Whether promise 6 of `Transport` lets us send the request once more."""
-    if isinstance(error, (StreamRefused, GoAway)) and error.replay == "safe":
-        return call.attempts < _MAX_REFUSALS and call.request.is_rewindable
+    request, is_safe = call.request, error.replay == "safe"
+    if not (request.is_rewindable or attempt.is_body_untouched):
+        return False
+    if isinstance(error, (StreamRefused, GoAway)) and is_safe:
+        return call.attempts < _MAX_REFUSALS
     if call.attempts >= _MAX_ATTEMPTS or error.response_started:
         return False
     if not error.connection_reused or not isinstance(error, NetworkError):
         return False
-    return call.request.is_rewindable and (error.replay == "safe" or call.request.is_idempotent)
+    return is_safe or (request.is_idempotent and request.is_rewindable)
 
 
 def check_capabilities(config: TransportConfig, capabilities: Capabilities) -> None:
