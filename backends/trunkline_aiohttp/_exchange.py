@@ -50,7 +50,7 @@ class AiohttpConnection:
         transport = protocol.transport
         assert transport is not None
         self.transport = transport
-        self.peer = _peer(transport.get_extra_info("peername"))
+        self.peer = peer_name(transport.get_extra_info("peername"))
         self._is_cut = False
         self._loop = asyncio.get_running_loop()
         sock = transport.get_extra_info("socket")
@@ -58,7 +58,8 @@ class AiohttpConnection:
         self._poll.register(sock.fileno(), _PENDING)
         self._is_reused = False
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
-        self._may_hold_tickets = transport.get_extra_info("ssl_object") is not None
+        self.ssl_object = transport.get_extra_info("ssl_object")
+        self._may_hold_tickets = self.ssl_object is not None
         # asyncio closes the socket under TLS before it tells of the end.
         self.delivery = watched(sock, is_closed_early=self._may_hold_tickets)
         protocol.delivery = self.delivery
@@ -418,7 +419,7 @@ def _expects(request: Request) -> bool:
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
-def _peer(address: tuple[Any, ...] | str | None) -> str | None:
+def peer_name(address: tuple[Any, ...] | str | None) -> str | None:
     if not isinstance(address, tuple):
         return address or None
     host, port = address[:2]

@@ -235,7 +235,11 @@ class Exchange(Protocol):
 
 
 class Connection(Protocol):
-    """An open connection. The pool is its only user, and runs `max_exchanges` at once at most."""
+    """An open connection. The pool is its only user, and runs `max_exchanges` at once at most.
+
+    One that speaks TLS may keep its `ssl.SSLObject` in an attribute `ssl_object`, for
+    `ConnectionInfo`.
+    """
 
     http_version: str
     peer: str | None

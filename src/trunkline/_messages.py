@@ -16,7 +16,7 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -33,9 +33,11 @@ from trunkline._bodies import (
     find_charset,
 )
 from trunkline._errors import HTTPStatusError, InvalidRequest, TransportError
-from trunkline._urls import Origin, parse_url
+from trunkline._urls import Origin, Target, check_target, parse_url
 
 if TYPE_CHECKING:
+    import ssl
+
     from yarl import URL
 
     from trunkline._config import Timeouts
@@ -57,7 +59,8 @@ class Request:
 
     Args:
         method: e.g. "POST"; sent as given.
-        url: absolute, http or https, no userinfo.
+        url: absolute, http or https, no userinfo. A `Target` is for who has taken the URL apart:
+            its path goes on the wire as it is.
         headers: a mapping or pairs; order and duplicates are kept. `Host` and the framing headers
             are added on the wire.
         content: bytes, text (sent as UTF-8), or an async iterable of bytes, which is sent as it is
@@ -85,7 +88,7 @@ class Request:
     def __init__(
         self,
         method: str,
-        url: str | URL,
+        url: str | URL | Target,
         *,
         headers: HeaderTypes = None,
         content: Content = None,
@@ -96,8 +99,12 @@ class Request:
         if not _TOKEN.match(method):
             raise InvalidRequest("method: it must be a token such as GET (RFC 9110 section 9)")
         self.method = method
-        self.url = str(url)
-        self._target = parse_url(self.url)
+        if isinstance(url, Target):
+            self.url = f"{url.origin}{url.path}"
+            self._target = check_target(url)
+        else:
+            self.url = str(url)
+            self._target = parse_url(self.url)
         self.headers = CIMultiDictProxy(make_headers(headers))
         self.content = _check_content(content)
         self.timeouts = timeouts
@@ -227,7 +234,8 @@ class ConnectionInfo:
     """The connection an exchange ran on.
 
     `age` is in seconds at the time the exchange began, `requests` counts the exchanges it has
-    carried, this one included; `peer` is the address, e.g. "127.0.0.1:443".
+    carried, this one included; `peer` is the address, e.g. "127.0.0.1:443". `ssl_object` has the
+    TLS version, cipher and certificate; it is None without TLS, and where a backend keeps none.
     """
 
     id: int
@@ -236,6 +244,7 @@ class ConnectionInfo:
     http_version: str
     peer: str | None
     requests: int
+    ssl_object: ssl.SSLObject | None = field(default=None, repr=False, compare=False)
 
 
 class Response:

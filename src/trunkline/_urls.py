@@ -17,6 +17,7 @@ _BAD_IN_URL = re.compile("[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[0-9a-z._~!$&'()*+,;=-]+\Z")  # RFC 3986 section 3.2.2, less "%"
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)  # RFC 3986 appendix B
 _AUTHORITY = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]+))(?::([0-9]{0,5}))?\Z")
+_BAD_IN_TARGET = re.compile(r"[^\x21-\x7e]")  # RFC 9112 section 3.2: no whitespace
 _KEPT_IN_TARGET = "!#$%&'()*+,/:;=?@[]~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -73,6 +74,17 @@ def parse_url(url: str) -> Target:
     except UnicodeEncodeError as error:
         raise InvalidRequest("url: it contains a lone surrogate") from error
     return Target(origin, path)
+
+
+def check_target(target: Target) -> Target:
+    """`target` itself, whose path goes on the wire byte for byte.
+
+    Raises:
+        InvalidRequest: the path is empty, or has a space or a character outside printable ASCII.
+    """
+    if not target.path or _BAD_IN_TARGET.search(target.path):
+        raise InvalidRequest("url: the path contains a space or a character outside ASCII")
+    return target
 
 
 def _parse_authority(scheme: str, authority: str) -> Origin:

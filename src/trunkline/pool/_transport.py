@@ -321,6 +321,7 @@ def _respond(
             http_version=connection.http_version,
             peer=connection.peer,
             requests=pooled.exchanges,
+            ssl_object=getattr(connection, "ssl_object", None),
         ),
         stream=body,
     )
