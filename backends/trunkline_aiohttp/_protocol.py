@@ -1,13 +1,15 @@
 """Every touch of aiohttp below its public surface.
 
-This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`) and what of
-them is not documented: `connector._factory`, `ClientRequest`, `set_response_params`, and the names
-`_payload`, `_drain_helper` and `_EXC_SENTINEL`. It does not know Trunkline's contract. A test holds
-each of these to the behaviour relied on, with the lowest and the newest aiohttp supported.
+This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`), the bodies it
+makes (`StreamReader`) and what of them is not documented: `connector._factory`, `_get_ssl_context`,
+`ClientRequest`, `set_response_params`, `_drain_helper`, `_EXC_SENTINEL`, and the attributes that the
+two keep what they have received in. It does not know Trunkline's contract. A test holds each of these
+to the behaviour relied on, with the lowest and the newest aiohttp supported.
 
 Why below `ClientSession`: it costs more than all the rest of a request together.
 """
 
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import asyncio
@@ -22,25 +24,27 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection as Opened
-from aiohttp.helpers import _EXC_SENTINEL  # pyright: ignore[reportPrivateUsage]
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.helpers import _EXC_SENTINEL, EMPTY_BODY_STATUS_CODES
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 if TYPE_CHECKING:
     import ssl
 
     from aiohttp.http import RawResponseMessage
-    from aiohttp.streams import StreamReader
 
     from trunkline.proxy import Proxy
     from trunkline.tcp import Delivery
 
 _READ_BUFFER = 65536  # bytes; reading pauses at twice this
+_END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 _addresses: ContextVar[tuple[str, ...]] = ContextVar("addresses")
 _sockets: ContextVar[list[socket.socket]] = ContextVar("sockets")
+_proxy_tls: ContextVar[ssl.SSLContext | None] = ContextVar("proxy_tls", default=None)
 on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
     "on_protocol_made", default=None
 )
@@ -48,10 +52,13 @@ on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
 
 
 class Handler(ResponseHandler):
-    """aiohttp's protocol, made to tell what it knows.
+    """aiohttp's protocol, made to tell what it knows, and to do no more than an exchange needs.
 
-    - Bytes that come while no exchange runs make the connection unusable: aiohttp would keep them
-      for the next answer.
+    Until `hand_over` it is aiohttp's own: a proxy may have to be talked to. From then on:
+
+    - One parser serves all exchanges of a kind; aiohttp makes one for each.
+    - Bytes that come while no exchange runs, or behind the end of a response, make the connection
+      unusable: aiohttp would keep them for the next answer.
     - An error of the connection or the parser reaches the body that is being read; aiohttp tells
       only those who wait for a head, so a bad chunk size in a later packet than the head would hang
       for ever.
@@ -60,34 +67,108 @@ class Handler(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.is_idle = False  # until the connection is handed over: a proxy may have to answer
+        self._is_ours = False
+        self.is_idle = False
         self.delivery: Delivery | None = None
         self.is_untaken = False
         self.received = 0
-        self._body: StreamReader | None = None
+        self._has_final = False
         self._heads = 0
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
 
+    def hand_over(self, delivery: Delivery) -> None:
+        """The connection is open, to the origin or to a proxy that forwards."""
+        self._is_ours = self.is_idle = True
+        self._parser = None
+        self.delivery = delivery
+
+    # -- what the event loop and aiohttp call ------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        if self.is_idle and data:
-            if self.transport is not None:
+        if not self._is_ours:
+            super().data_received(data)
+            return
+        if self.is_idle:
+            if data and self.transport is not None:
                 self.transport.abort()
             return
+        parser: Any = self._parser
+        if parser is None:
+            return  # it has failed before
         self.received += len(data)
-        super().data_received(data)
-        self._barren += len(data)
-        if self._barren > _MOST_BARREN:
-            self._check_progress()
+        try:
+            messages, _, _ = parser.feed_data(data)
+        except BaseException as error:
+            self._refuse(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for message, payload in messages:
+            self._accept(message, payload)
+        if self._has_final and self._is_complete():
+            self._check_end(data)
+        else:
+            self._barren += len(data)
+            if self._barren > _MOST_BARREN:
+                self._check_progress()
+
+    def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:
+        if self._has_final:
+            self._should_close = True  # a message behind the end of the response
+            return
+        self._has_final = message.code >= 200
+        self._heads += 1
+        if message.should_close:
+            self._should_close = True
+        if self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES:
+            payload = EMPTY_PAYLOAD
+        self._payload = payload
+        self.feed_data((message, payload))
+
+    def _is_complete(self) -> bool:
+        payload: StreamReader | None = self._payload
+        return payload is None or payload.is_eof()
+
+    def _check_end(self, data: bytes) -> None:
+        """The response is complete: drop the connection if it is not what `data` ends with."""
+        end = _END
+        payload: StreamReader | None = self._payload
+        if payload is not None and payload is not EMPTY_PAYLOAD:
+            pieces, is_chunked = payload._buffer, payload._http_chunk_splits is not None
+            if pieces and not is_chunked:
+                end = pieces[-1]
+        if not data.endswith(end):
+            self._should_close = True
 
     def _check_progress(self) -> None:
         """End an endless chunk extension, trailer or head, which the parser would take in."""
         payload: StreamReader | None = self._payload
-        progress = self._heads + len(self), 0 if payload is None else payload.total_bytes
+        progress = self._heads, 0 if payload is None else payload.total_bytes
         if progress == self._progress and self.transport is not None:
             self.transport.abort()
             self.set_exception(LineTooLong(b"", _MOST_BARREN))
         self._barren, self._progress = 0, progress
+
+    def _refuse(self, error: BaseException) -> None:
+        """The parser does not take it for HTTP, and cannot go on."""
+        self._parser = None
+        if self.transport is not None:
+            self.transport.close()
+        if isinstance(error, Exception):
+            refusal = error if isinstance(error, HttpProcessingError) else HttpProcessingError()
+            self.set_exception(refusal, error)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls it for every piece and every end of a body.
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        transport = self.transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # asyncio would go on with what the peer no longer reads
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         if exc_cause is not _EXC_SENTINEL and exc.__cause__ is None:
@@ -106,37 +187,78 @@ class Handler(ResponseHandler):
             payload.set_exception(exc)
         super().connection_lost(exc)
 
+    # -- what a connection and its exchanges call --------------------------------------------------
+
+    def is_fit(self) -> bool:
+        """Whether a new exchange may begin, as far as is known without asking the kernel."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or self._should_close:
+            return False
+        return self._exception is None and not self._buffer and not self._tail
+
     def begin(self, *, without_body: bool) -> None:
         """Expect a response; `without_body`: to a HEAD request."""
-        self.is_idle = False
+        self.is_idle = self._has_final = self.is_untaken = False
         self.received = self._barren = self._heads = 0
-        self._progress = (0, 0)
-        self.set_response_params(
-            skip_payload=without_body,
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER,
-        )
+        if self._parser is None or without_body or self._skip_payload:
+            self.set_response_params(
+                skip_payload=without_body,
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=_READ_BUFFER,
+            )
 
-    async def head(self) -> tuple[RawResponseMessage, StreamReader]:
-        """The next response head, 1xx included, and its body."""
-        message, payload = await self.read()
-        self._heads += 1
-        error = self.exception()
-        if error is not None and not payload.is_eof() and payload.exception() is None:
-            payload.set_exception(error)
-        self._body = payload
-        return message, payload
+    def head_waiter(self) -> asyncio.Future[None] | None:
+        """Something to await until `take_head` has something; None: it has."""
+        if self._buffer or self._eof:
+            return None
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiter = waiter
+        return waiter
+
+    def take_head(self) -> tuple[RawResponseMessage, StreamReader]:
+        """The next response head, 1xx included, and its body. Raises what ended the connection."""
+        if self._buffer:
+            return self._buffer.popleft()[0]
+        assert self._exception is not None
+        raise self._exception
+
+    def take_early(self) -> bytes:
+        """What has come before anything was asked for: an HTTP/2 peer's SETTINGS."""
+        data, self._tail = self._tail, b""
+        return data
 
     def give_up(self) -> None:
         """The connection is being closed by us: whoever reads the body is to hear of it."""
-        body = self._body
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
+        payload: StreamReader | None = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
 
     async def drain(self) -> None:
         """Wait until the transport's write buffer has room."""
         await self._drain_helper()
+
+
+def whole_body(payload: StreamReader) -> bytes | None:
+    """All that is left of a body, if that is in one piece here; None otherwise."""
+    if payload is EMPTY_PAYLOAD:
+        return b""
+    if not payload._eof or payload._exception is not None:
+        return None
+    pieces = payload._buffer
+    if not pieces:
+        return b""
+    if len(pieces) > 1 or payload._buffer_offset:
+        return None
+    return pieces.popleft()
+
+
+class _Connector(aiohttp.TCPConnector):
+    def _get_ssl_context(self, req: ClientRequest) -> ssl.SSLContext | None:
+        # aiohttp has one context for the proxy and the origin, which alone is offered HTTP/2.
+        if req.proxy is None and (context := _proxy_tls.get()) is not None:
+            return context
+        return super()._get_ssl_context(req)
 
 
 class _Resolved(AbstractResolver):
@@ -168,7 +290,7 @@ def make_connector(
     keepalive_timeout: float | None,
 ) -> aiohttp.TCPConnector:
     """A connector on the running loop; 0 means no limit."""
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
         resolver=_Resolved(),
         use_dns_cache=False,  # trunkline.dns is the cache: see docs/decisions/0005-dns.md
         limit=limit,
@@ -203,8 +325,12 @@ async def open_socket(
     addresses: tuple[str, ...],
     tls: ssl.SSLContext | None,
     proxy: Proxy | None,
+    proxy_tls: ssl.SSLContext | None,
 ) -> Opened:
-    """Dial `addresses`: happy eyeballs, proxy and TLS are the connector's."""
+    """Dial `addresses`: happy eyeballs, proxy and TLS are the connector's.
+
+    `tls` is for the origin, `proxy_tls` for a proxy that is spoken to over TLS.
+    """
     credentials = None if proxy is None else proxy.authorization
     request = ClientRequest(
         "GET",
@@ -218,6 +344,7 @@ async def open_socket(
     context = copy_context()
     context.run(_sockets.set, sockets)
     context.run(_addresses.set, addresses)
+    context.run(_proxy_tls.set, proxy_tls)
     loop = asyncio.get_running_loop()
     task = loop.create_task(connector.connect(request, [], _NO_TIMEOUT), context=context)
     try:

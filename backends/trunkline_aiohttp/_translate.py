@@ -104,8 +104,10 @@ def exchange_error(error: BaseException, *, has_head: bool, started: bool) -> Tr
                 return _in_body(ours(message))
             if ours is trunkline.RemoteDisconnected and started:
                 # Some bytes of the head came: the peer had begun to answer.
-                return trunkline.RemoteDisconnected(
-                    "the connection ended inside the response head", response_started=True
+                return trunkline.BodyTruncated(
+                    "the connection ended inside the response head",
+                    phase="headers",
+                    response_started=True,
                 )
             return ours(message)
     raise error

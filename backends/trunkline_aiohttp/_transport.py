@@ -6,10 +6,12 @@ This module knows the config and aiohttp's connector. It does not know how an ex
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from trunkline import (
     Capabilities,
+    ConnectError,
     Connection,
     Dial,
     Dialer,
@@ -23,7 +25,7 @@ from trunkline import (
 from trunkline.dns import Resolver
 from trunkline.pool import PooledTransport
 from trunkline.proxy import find_proxy
-from trunkline.tls import LazyContext
+from trunkline.tls import LazyContext, make_ssl_context
 from trunkline_aiohttp._exchange import AiohttpConnection
 from trunkline_aiohttp._protocol import (
     make_connector,
@@ -34,23 +36,29 @@ from trunkline_aiohttp._protocol import (
 from trunkline_aiohttp._translate import connect_error
 
 if TYPE_CHECKING:
+    import ssl
+
     from aiohttp.connector import Connection as Opened
 
     from trunkline_aiohttp._protocol import Handler
 
 
 class AiohttpTransport(PooledTransport):
-    """HTTP/1.1 on aiohttp's connector and parser, below `ClientSession`; asyncio and uvloop.
+    """HTTP on connections of aiohttp's connector, below `ClientSession`; asyncio and uvloop.
+
+    HTTP/1.1 runs on aiohttp's parser, HTTP/2 on `trunkline.http2`.
 
     Raises:
-        UnsupportedOption: the config asks for HTTP/2, a SOCKS proxy, or it is made under trio.
+        UnsupportedOption: the config asks for a SOCKS proxy, or it is made under trio.
     """
 
-    capabilities = Capabilities(name="aiohttp", proxy=True, uds=True, duplex=True)
+    capabilities = Capabilities(
+        name="aiohttp", http2=True, prior_knowledge=True, proxy=True, uds=True, duplex=True
+    )
 
     def __init__(self, config: TransportConfig | None = None) -> None:
         super().__init__(config)
-        self._tls = LazyContext(self.config.tls)
+        self._tls = LazyContext(self.config.tls, http2=bool(self.config.http2))
 
     def make_dialer(self, resolver: Resolver) -> Dialer:
         return _AiohttpDialer(self.config, self._tls, resolver)
@@ -70,6 +78,11 @@ class _AiohttpDialer:
             keepalive_timeout=limits.keepalive_expiry,
         )
 
+    @cached_property
+    def _proxy_tls(self) -> ssl.SSLContext:
+        """The context for a proxy, which is not offered HTTP/2."""
+        return make_ssl_context(self._config.tls)
+
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         proxy = find_proxy(self._config, origin)
         if proxy is not None and proxy.is_socks:
@@ -82,14 +95,17 @@ class _AiohttpDialer:
             dial.begin("dns")
             addresses = await self._resolver.resolve(origin.host if proxy is None else proxy.host)
         opened: Opened | None = None
-        uses_tls = origin.is_tls or (proxy is not None and proxy.scheme == "https")
-        tls = self._tls.get() if uses_tls else None
+        tls = self._tls.get() if origin.is_tls else None
+        is_https_proxy = proxy is not None and proxy.scheme == "https"
+        proxy_tls = self._proxy_tls if is_https_proxy else None
         token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
             if self._config.uds is not None:
                 protocol = await open_unix_socket(str(self._config.uds), tls, origin.host)
             else:
-                opened = await open_socket(self._connector, str(origin), addresses, tls, proxy)
+                opened = await open_socket(
+                    self._connector, str(origin), addresses, tls, proxy, proxy_tls
+                )
                 protocol = cast("Handler", opened.protocol)
         except Exception as error:
             if isinstance(error, TransportError):
@@ -102,9 +118,24 @@ class _AiohttpDialer:
             # It ended while it was handed over: an alert right after a TLS 1.3 handshake.
             if opened is not None:
                 opened.close()
-            raise TLSError("the peer ended the connection after the TLS handshake")
+            if tls is not None or proxy_tls is not None:
+                raise TLSError("the peer ended the connection after the TLS handshake")
+            raise ConnectError("the peer ended the connection as soon as it was open")
         forward = proxy if proxy is not None and not origin.is_tls else None
+        if self._speaks_http2(origin, protocol, is_forwarded=forward is not None):
+            from trunkline_aiohttp._http2 import Http2Connection
+
+            return Http2Connection(
+                opened, protocol, ping_interval=self._config.limits.ping_interval
+            )
         return AiohttpConnection(opened, protocol, forward)
+
+    def _speaks_http2(self, origin: Origin, protocol: Handler, *, is_forwarded: bool) -> bool:
+        if origin.is_tls:
+            assert protocol.transport is not None
+            tls: ssl.SSLObject = protocol.transport.get_extra_info("ssl_object")
+            return tls.selected_alpn_protocol() == "h2"
+        return self._config.http2 == "prior_knowledge" and not is_forwarded
 
     async def aclose(self) -> None:
         await self._connector.close()

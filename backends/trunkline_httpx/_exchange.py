@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpcore
-import httpx
-
 from trunkline import Attempt, RemoteProtocolError, Request
+from trunkline_httpx._family import Family
 from trunkline_httpx._httpcore import make_transport, unread
-from trunkline_httpx._message import RequestBody, decode_headers, encode_value
+from trunkline_httpx._message import RawHeaders, RequestBody, decode_headers, encode_value
 from trunkline_httpx._network import Stream
-from trunkline_httpx._translate import EXCHANGE, translate
+from trunkline_httpx._translate import translate
 from trunkline_httpx._wire import Wire
-
-_URL = httpx.URL("http://origin/")  # what is sent is the extension "target"
-_ORIGIN = httpcore.Origin(b"http", b"origin", 80)
 
 
 class Http1Connection:
@@ -28,6 +23,7 @@ class Http1Connection:
 
     Args:
         stream: open, and to the origin or to a proxy that forwards.
+        family: the libraries that run the exchanges.
         prefix: what goes before the path: for a proxy that forwards, the origin (RFC 9112
             section 3.2.2).
         extra_headers: sent with each request, for such a proxy.
@@ -41,18 +37,23 @@ class Http1Connection:
         self,
         stream: Stream,
         *,
+        family: Family,
         prefix: str = "",
         extra_headers: tuple[tuple[str, str], ...] = (),
         cut_short: list[AsyncIterator[bytes]],
     ) -> None:
         self.peer = stream.peer
+        self.ssl_object = stream.ssl_object
         self._stream = stream
         self._prefix = prefix
         self._extra_headers = extra_headers
         self._cut_short = cut_short
-        self._wire = Wire(stream)
-        self._inner = httpcore.AsyncHTTP11Connection(_ORIGIN, self._wire, keepalive_expiry=None)
-        self._transport = make_transport(self._inner)
+        self._family = family
+        self._wire = Wire(stream, family.core)
+        self._inner = family.core.AsyncHTTP11Connection(
+            family.origin, self._wire, keepalive_expiry=None
+        )
+        self._transport = make_transport(self._inner, family.client)
         self._used = False
 
     def is_usable(self) -> bool:
@@ -65,7 +66,7 @@ class Http1Connection:
 
     async def exchange(self, request: Request, attempt: Attempt) -> Http1Exchange:
         attempt.begin("write")
-        body, delivery = RequestBody(request, attempt), self._stream.delivery
+        body, delivery = self._family.body(request, attempt), self._stream.delivery
         is_apart = self._used and delivery.begin() and not request.is_idempotent
         self._used = True
         self._wire.begin(request, attempt, body, is_apart=is_apart)
@@ -86,19 +87,20 @@ class Http1Connection:
         finally:
             delivery.end()
 
-    def _message(self, request: Request, body: RequestBody) -> httpx.Request:
+    def _message(self, request: Request, body: RequestBody) -> Any:
         fields = request.wire_headers()
         fields[1:1] = self._extra_headers
         headers = [(name.encode(), encode_value(value)) for name, value in fields]
         target = (self._prefix + request.path).encode()
-        message = httpx.Request(
-            request.method, _URL, headers=headers, stream=body, extensions={"target": target}
+        family = self._family
+        message = family.client.Request(
+            request.method, family.url, headers=headers, stream=body, extensions={"target": target}
         )
         message.method = request.method  # httpx has put it in upper case
         return message
 
     def translate(self, error: BaseException) -> BaseException | None:
-        return translate(error, EXCHANGE, self._wire.course())
+        return translate(error, self._family.table, self._wire.course())
 
     def cut_short(self, pieces: AsyncIterator[bytes]) -> None:
         self.abort()
@@ -114,14 +116,12 @@ class Http1Connection:
 class Http1Exchange:
     """Implements `trunkline.Exchange`."""
 
-    def __init__(
-        self, connection: Http1Connection, response: httpx.Response, attempt: Attempt
-    ) -> None:
+    def __init__(self, connection: Http1Connection, response: Any, attempt: Attempt) -> None:
         extensions = response.extensions
-        self.status_code = response.status_code
+        self.status_code: int = response.status_code
         self.http_version: str = extensions["http_version"].decode("ascii")
         self.reason_phrase: str = extensions["reason_phrase"].decode("utf-8", "surrogateescape")
-        self.raw_headers = tuple(response.headers.raw)
+        self.raw_headers: RawHeaders = tuple(response.headers.raw)
         self.headers = decode_headers(self.raw_headers)
         _check_head(self)
         self._connection = connection

@@ -1,7 +1,7 @@
-"""An HTTP/2 connection on h2, the protocol library that httpx uses.
+"""HTTP/2 on a stream of ours: who of the exchanges reads and writes for all.
 
-This module knows who reads and writes for whom, and when the connection may carry no new exchange.
-It does not know how the stream of bytes was opened, or what an exchange makes of what has come.
+This module knows turns. It does not know how the stream of bytes was opened, nor frames, windows or
+what a failure means: `trunkline.http2` does.
 
 It stands in for httpx's own HTTP/2 connection, which never resets a stream, ends every stream at a
 GOAWAY, and loses its way when a window or the number of streams shrinks.
@@ -15,40 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
-import h2.events
-import h2.exceptions
-from h2.errors import ErrorCodes
 
-from trunkline import (
-    Attempt,
-    GoAway,
-    InvalidRequest,
-    LimitExceeded,
-    RemoteDisconnected,
-    RemoteProtocolError,
-    Request,
-    StreamRefused,
-    TransportError,
-)
-from trunkline_httpx._http2_exchange import Http2Exchange
-from trunkline_httpx._http2_protocol import (
-    MAX_STREAMS,
-    FrameFilter,
-    code_name,
-    encode_head,
-    make_protocol,
-)
-from trunkline_httpx._message import RequestBody
+from trunkline import Attempt, LimitExceeded, Request, TransportError
+from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
 from trunkline_httpx._network import FAIR_SHARE, RECEIVE_SIZE, Stream, give_way
-from trunkline_httpx._translate import EXCHANGE, Table, say, translate
 
 _MAX_OUTBOX = 4 * 1024 * 1024
-
-HTTP2: Table = (
-    (h2.exceptions.DenialOfServiceError, say(LimitExceeded, "the response head is too long")),
-    (h2.exceptions.H2Error, say(RemoteProtocolError, "what the peer sends is not HTTP/2")),
-    *EXCHANGE,
-)
 
 
 class Http2Connection:
@@ -56,123 +28,93 @@ class Http2Connection:
 
     http_version = "HTTP/2"
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, *, ping_interval: float | None = None) -> None:
         self.peer = stream.peer
-        self.protocol = make_protocol()
+        self.ssl_object = stream.ssl_object
+        self.engine = Http2Engine(ping_interval=ping_interval)
         self._stream = stream
-        self._frames = FrameFilter()
-        self._exchanges: dict[int, Http2Exchange] = {}
-        self._waiting: dict[Http2Exchange, anyio.Event] = {}
-        self._flushing: dict[Http2Exchange, int] = {}
+        self._waiting: dict[_Exchange, anyio.Event] = {}
+        self._flushing: dict[_Exchange, int] = {}
         self._is_reading = self._is_writing = False
         self._outbox = bytearray()
         self._sent = 0
         self._is_blocked = False
         self._receptions = 0
-        self._goaway_code = 0
-        self._is_retired = self._is_broken = self._is_closed = False
         self.push()
 
     # -- the contract ----------------------------------------------------------------------------
 
     @property
     def max_exchanges(self) -> int:
-        return min(MAX_STREAMS, self.protocol.remote_settings.max_concurrent_streams)
+        return self.engine.max_exchanges
+
+    @property
+    def on_change(self) -> Callable[[], None] | None:
+        return self.engine.on_change
+
+    @on_change.setter
+    def on_change(self, callback: Callable[[], None] | None) -> None:
+        self.engine.on_change = callback
 
     def is_usable(self) -> bool:
+        engine = self.engine
         if not self._is_reading:
             for _ in range(FAIR_SHARE):
-                if self._is_retired or not self._take_in():
+                if engine.is_retired or not self._take_in():
                     break
-        return not self._is_retired
+            if not engine.is_busy:  # nobody else keeps it alive
+                self._keep_alive()
+        return not engine.is_retired
 
     async def exchange(self, request: Request, attempt: Attempt) -> Http2Exchange:
         attempt.begin("write")
-        body = RequestBody(request, attempt)
-        exchange = self._open(request, attempt, has_body=body.is_streamed or body.size > 0)
+        exchange = _Exchange(self, request, attempt)
+        content = RequestContent(request, attempt)
         try:
-            await exchange.run(body)
+            exchange.begin(request, end=not (content.is_streamed or content.size))
+            await exchange.run(content)
         except BaseException:
             exchange.close()
             raise
         finally:
-            if not body.is_over:
-                await body.aclose()
-        return exchange
-
-    def _open(self, request: Request, attempt: Attempt, *, has_body: bool) -> Http2Exchange:
-        if self._is_closed:
-            raise RemoteDisconnected("the connection ended before the request was sent")
-        if self._is_retired:
-            raise StreamRefused("the connection takes no more streams")
-        try:
-            stream_id = self.protocol.get_next_available_stream_id()
-            self.protocol.send_headers(stream_id, encode_head(request), end_stream=not has_body)
-        except h2.exceptions.TooManyStreamsError as error:
-            raise StreamRefused("the peer takes no more streams now") from error
-        except h2.exceptions.NoAvailableStreamIDError as error:
-            self._is_retired = True
-            raise StreamRefused("the connection has no stream left") from error
-        except h2.exceptions.ProtocolError as error:
-            self._is_retired = True
-            raise InvalidRequest("request: a header is not valid HTTP/2") from error
-        exchange = Http2Exchange(self, stream_id, attempt, has_body=has_body)
-        self._exchanges[stream_id] = exchange
+            if not content.is_over:
+                await content.aclose()
         return exchange
 
     def close(self) -> None:
-        if self._is_closed:
-            return
-        if not self._is_broken:
-            self.protocol.close_connection()
-            self.push()
-        self._end(anyio.ClosedResourceError())
-
-    # -- for its exchanges, see `Multiplexer` ----------------------------------------------------
-
-    def room(self, stream_id: int) -> int:
-        protocol = self.protocol
-        return min(protocol.local_flow_control_window(stream_id), protocol.max_outbound_frame_size)
-
-    async def flush(self, exchange: Http2Exchange) -> None:
-        start = self._sent + len(self._outbox)
+        self.engine.close()
         self.push()
-        end = self._sent + len(self._outbox)
+        self._stream.close()
+
+    # -- for its exchanges -----------------------------------------------------------------------
+
+    async def flush(self, exchange: _Exchange) -> None:
         try:
+            self.push()
             if self._is_blocked:
-                self._flushing[exchange] = end
-                await self.until(exchange, lambda: self._is_out(end) or exchange.is_refused)
+                end = self._flushing[exchange] = self.engine.produced
+                await self.until(exchange, lambda: self._is_out(end) or exchange.is_refused())
         finally:
             self._flushing.pop(exchange, None)
-            exchange.attempt.bytes_sent += max(0, min(self._sent, end) - start)
+            exchange.attempt.bytes_sent = min(
+                exchange.size, max(0, self._sent - exchange.sent_from)
+            )
 
-    async def until(self, exchange: Http2Exchange, ready: Callable[[], bool]) -> None:
+    async def until(self, exchange: _Exchange, ready: Callable[[], bool]) -> None:
         try:
             while not ready():
                 await self._take_turn(exchange)
         finally:
             self._hand_over()
 
-    def acknowledge(self, exchange: Http2Exchange, size: int) -> None:
-        if not self._is_closed:
-            self.protocol.acknowledge_received_data(size, exchange.id)
-            self.push()
-
-    def release(self, exchange: Http2Exchange) -> None:
-        del self._exchanges[exchange.id]
-        if self._is_closed:
-            return
-        if not exchange.is_complete and not exchange.is_gone:
-            self.protocol.reset_stream(exchange.id, ErrorCodes.CANCEL)
-        for _, size in exchange.pieces:  # give back the connection's window
-            self.protocol.acknowledge_received_data(size, exchange.id)
-        self.push()
-        if self._is_retired and not self._exchanges:
-            self.close()
+    def wake(self, exchange: _Exchange) -> None:
+        event = self._waiting.get(exchange)
+        if event is not None:
+            event.set()
 
     # -- taking turns ----------------------------------------------------------------------------
 
-    async def _take_turn(self, exchange: Http2Exchange) -> None:
+    async def _take_turn(self, exchange: _Exchange) -> None:
         reads = not self._is_reading
         writes = self._is_blocked and not self._is_writing
         if not reads and not writes:
@@ -188,7 +130,9 @@ class Http2Connection:
             await self._serve(exchange.attempt, reads, writes)
         except TransportError:  # a deadline, which is an OSError too
             raise
-        except (OSError, anyio.ClosedResourceError) as error:
+        except anyio.ClosedResourceError:
+            self._end(ConnectionError("the connection was closed"))
+        except OSError as error:
             self._end(error)
         finally:
             self._is_reading &= not reads
@@ -200,17 +144,33 @@ class Http2Connection:
             if self._receptions % FAIR_SHARE == 0:
                 await attempt.wait(give_way())
             return
-        if self._is_closed:
+        if self.engine.is_closed:
             return
         stream = self._stream
         if reads and writes:
             await attempt.wait(stream.wait_either())
+        elif writes:
+            await attempt.wait(stream.wait_writable())
         else:
-            await attempt.wait(stream.wait_readable() if reads else stream.wait_writable())
+            await attempt.wait(self._wait_readable())
         if writes:
             self.push()
         if reads:
             self._take_in()
+
+    async def _wait_readable(self) -> None:
+        """Wait for the peer, and when it is silent for long ask whether it is there."""
+        seconds = self._keep_alive()
+        if seconds is None:
+            await self._stream.wait_readable()
+        else:
+            with anyio.move_on_after(seconds):
+                await self._stream.wait_readable()
+
+    def _keep_alive(self) -> float | None:
+        seconds = self.engine.keep_alive()
+        self.push()
+        return seconds
 
     def _hand_over(self) -> None:
         if not self._is_reading or (self._is_blocked and not self._is_writing):
@@ -218,33 +178,29 @@ class Http2Connection:
                 event.set()
                 return
 
-    def _wake(self, exchange: Http2Exchange) -> None:
-        event = self._waiting.get(exchange)
-        if event is not None:
-            event.set()
-
     # -- sending ---------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Send what h2 has to send, as far as that goes at once."""
-        if self._is_broken:
-            return
+        """Send what there is to send, as far as that goes at once."""
+        engine = self.engine
         was_blocked, before = self._is_blocked, self._sent
-        self._outbox += self.protocol.data_to_send()
+        self._outbox += engine.take_output()
         try:
             while self._outbox and (taken := self._stream.send_nowait(self._outbox)):
                 del self._outbox[:taken]
                 self._sent += taken
             self._is_blocked = bool(self._outbox) or not self._stream.flush_nowait()
         except OSError as error:
-            self._is_broken = True
-            while self._take_in():  # what the peer said before it went
+            self._outbox.clear()
+            while not engine.is_closed and self._receive():  # what the peer said before it went
                 pass
             self._end(error)
             return
         if was_blocked and (self._sent > before or not self._is_blocked):
             self._note_progress()
-        if len(self._outbox) > _MAX_OUTBOX:
+        if engine.is_closed:
+            self._stream.close()
+        elif len(self._outbox) > _MAX_OUTBOX:
             self._end(LimitExceeded("the peer demands answers and does not take them"))
 
     def _is_out(self, mark: int) -> bool:
@@ -254,68 +210,66 @@ class Http2Connection:
         for exchange, mark in self._flushing.items():
             exchange.attempt.begin("write")
             if self._is_out(mark):
-                self._wake(exchange)
+                self.wake(exchange)
 
     # -- receiving -------------------------------------------------------------------------------
 
     def _take_in(self) -> bool:
-        """Receive what waits; False if that is nothing, or the end."""
+        """Receive what waits, and answer it; False if that is nothing, or the end."""
+        has_more = self._receive()
+        self.push()
+        return has_more
+
+    def _receive(self) -> bool:
         try:
             data = self._stream.receive_nowait(RECEIVE_SIZE)
-            if data is None:
-                return False
-            if not data:
-                raise ConnectionError("the peer closed the connection")
-            for event in self.protocol.receive_data(self._frames.feed(data)):
-                self._handle(event)
-        except (OSError, h2.exceptions.H2Error) as error:
-            self.push()  # the GOAWAY that says why
+        except OSError as error:
             self._end(error)
             return False
-        for last_id, code in self._frames.take_goaways():
-            self._obey_goaway(last_id, code)
-        self.push()
-        return True
-
-    def _handle(self, event: h2.events.Event) -> None:
-        if isinstance(event, (h2.events.RemoteSettingsChanged, h2.events.WindowUpdated)):
-            for waiting in self._waiting.values():
-                waiting.set()
-            return
-        exchange = self._exchanges.get(getattr(event, "stream_id", None) or 0)
-        if exchange is not None:
-            exchange.handle(event)
-            self._wake(exchange)
-
-    def _obey_goaway(self, last_id: int, code: int) -> None:
-        """No new streams, and none above `last_id`; the others go on (RFC 9113 section 6.8)."""
-        self._is_retired = True
-        self._goaway_code = code
-        for exchange in self._exchanges.values():
-            if exchange.id > last_id:
-                exchange.pass_over()
-                self._wake(exchange)
-
-    def _end(self, error: Exception) -> None:
-        """The end of the connection, and of every exchange that still needs it."""
-        if self._is_closed:
-            return
-        self._is_retired = self._is_broken = self._is_closed = True
-        self._stream.close()
-        for exchange in self._exchanges.values():
-            exchange.fail(self._explain(exchange, error))
-            self._wake(exchange)
-
-    def _explain(self, exchange: Http2Exchange, error: Exception) -> TransportError:
-        failure: TransportError | None
-        if isinstance(error, TransportError):
-            failure = type(error)(str(error))  # one for each: its facts are written into it
-        elif self._goaway_code and isinstance(error, ConnectionError):
-            failure = GoAway(f"the peer closed the connection: {code_name(self._goaway_code)}")
-            failure.replay = "if_idempotent"
+        if data is None:
+            return False
+        if data:
+            self.engine.receive(data)
         else:
-            failure = translate(error, HTTP2, exchange.course())
-        if failure is None:
-            raise error  # an exception that no table knows is a fault of ours
-        failure.__cause__ = error
-        return failure
+            self._end(None)
+        return not self.engine.is_closed
+
+    def _end(self, error: Exception | None) -> None:
+        """The end of the connection, and of every exchange that still needs it."""
+        self.engine.end(error)
+        self._stream.close()
+
+
+class _Exchange(Http2Exchange):
+    """An exchange that serves the connection while it waits."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Http2Connection, request: Request, attempt: Attempt) -> None:
+        super().__init__(connection.engine, request, attempt)
+        self._connection = connection
+
+    async def run(self, content: RequestContent) -> None:
+        await self.send(content)
+        await self.flush()
+        if self.is_sent:
+            self.attempt.begin("headers")
+        await self.head()
+
+    def wake(self) -> None:
+        self._connection.wake(self)
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        await self._connection.until(self, ready)
+
+    async def flush(self) -> None:
+        await self._connection.flush(self)
+
+    async def read(self) -> bytes:
+        piece = await super().read()
+        self._connection.push()
+        return piece
+
+    def close(self) -> None:
+        super().close()
+        self._connection.push()

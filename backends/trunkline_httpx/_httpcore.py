@@ -8,26 +8,22 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-import httpcore
-import httpx
-
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # spares httpx loading one that is never used
 
 
-def make_transport(connection: httpcore.AsyncHTTP11Connection) -> httpx.AsyncHTTPTransport:
-    """An httpx transport that sends on `connection` and nowhere else.
+def make_transport(connection: Any, client: Any) -> Any:
+    """A transport of `client` (httpx or its like) that sends on `connection` and nowhere else.
 
     The connection takes the place of httpx's pool of one, which has the same
     `handle_async_request`: a queue in front of the only connection costs a quarter of the requests
     a second.
     """
-    one = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-    transport: Any = httpx.AsyncHTTPTransport(
+    one = client.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+    transport = client.AsyncHTTPTransport(
         verify=_NO_TLS, trust_env=False, http1=True, http2=False, limits=one, retries=0
     )
     transport._pool = connection
-    result: httpx.AsyncHTTPTransport = transport
-    return result
+    return transport
 
 
 def unread(connection: Any) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
-import httpx
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from trunkline import Attempt, InvalidRequest, LimitExceeded, Request
@@ -40,7 +39,7 @@ def decode_headers(raw_headers: RawHeaders) -> CIMultiDictProxy[str]:
     )
 
 
-class RequestBody(httpx.AsyncByteStream):
+class RequestBody:
     """The content of a request on its way out.
 
     An iterator, not an async generator: one that is dropped half-way leaves nothing to finalize.

@@ -40,10 +40,12 @@ class Stream(ABC):
     Attributes:
         peer: the address it is connected to, e.g. "127.0.0.1:443".
         delivery: what the kernel knows of the request under way.
+        ssl_object: of a TLS stream, what knows the certificate.
     """
 
     peer: str | None
     delivery: Delivery
+    ssl_object: ssl.SSLObject | None = None
     _streak = 0
 
     @property
@@ -197,6 +199,7 @@ class TLSStream(Stream):
         self._encrypted = memoryview(b"")
         self._failure: ssl.SSLError | None = None
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
+        self.ssl_object = self._ssl
 
     @property
     def alpn(self) -> str | None:

@@ -11,12 +11,10 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import h11
-import httpcore
-import httpx
 
 from trunkline import (
     BodyTruncated,
@@ -25,6 +23,7 @@ from trunkline import (
     ConnectTimeout,
     InvalidRequest,
     LimitExceeded,
+    Phase,
     PoolTimeout,
     ProxyError,
     ReadError,
@@ -45,11 +44,13 @@ class Course:
     Attributes:
         written: the request has been handed to the operating system.
         started: a byte of the response has arrived.
+        in_head: the final head of the response is not complete.
         ended: the end of what the peer sends has arrived.
     """
 
     written: bool = False
     started: bool = False
+    in_head: bool = False
     ended: bool = False
 
 
@@ -70,7 +71,8 @@ def _reason(error: BaseException) -> str:
 
 def _disconnected(error: BaseException, course: Course) -> TransportError:
     if course.started:
-        return BodyTruncated("the peer ended the connection inside the response")
+        phase: Phase = "headers" if course.in_head else "body"
+        return BodyTruncated("the peer ended the connection inside the response", phase=phase)
     return RemoteDisconnected("the peer ended the connection before any byte of the response")
 
 
@@ -118,7 +120,6 @@ _UNDERNEATH: Table = (
     (ConnectionError, _disconnected),
     (anyio.ClosedResourceError, _disconnected),
     (OSError, _broken),
-    (httpcore.ConnectionNotAvailable, _disconnected),
 )  # fmt: skip
 
 _OF_BOTH: dict[str, Make] = {
@@ -134,13 +135,19 @@ _OF_BOTH: dict[str, Make] = {
     "NetworkError": _broken,
 }
 
-EXCHANGE: Table = (
-    *_UNDERNEATH,
-    *((getattr(library, name), make) for name, make in _OF_BOTH.items()
-      for library in (httpcore, httpx)),
-    (httpx.TransportError, _broken),
-)  # fmt: skip
-"""Most specific first, and what a library wraps before its wrapping."""
+
+def exchange_table(client: Any, core: Any) -> Table:
+    """For an exchange by `client` on `core`, which are httpx and httpcore or their like.
+
+    Most specific first, and what a library wraps before its wrapping.
+    """
+    both = (core, client)
+    return (
+        *_UNDERNEATH,
+        (core.ConnectionNotAvailable, _disconnected),
+        *((getattr(each, name), make) for name, make in _OF_BOTH.items() for each in both),
+        (client.TransportError, _broken),
+    )
 
 
 def translate(error: BaseException, table: Table, course: Course) -> TransportError | None:

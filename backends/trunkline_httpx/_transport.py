@@ -1,4 +1,4 @@
-"""The httpx transport: what the backend can do, and how it opens a connection.
+"""The transport of httpx and of its like: what it can do, and how it opens a connection.
 
 This module knows the steps from an origin to an open connection. It does not know how an exchange
 runs on one, or who waits for it.
@@ -10,10 +10,9 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from functools import cached_property
-from importlib.util import find_spec
+from typing import ClassVar
 
 import anyio
-import httpx
 
 from trunkline import (
     Capabilities,
@@ -34,44 +33,51 @@ from trunkline.proxy import Proxy, find_proxy
 from trunkline.tls import LazyContext, make_ssl_context
 from trunkline_httpx._connect import open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
+from trunkline_httpx._family import Family
 from trunkline_httpx._network import Stream, TLSStream
 from trunkline_httpx._proxy import HAS_SOCKS, SOCKS_REMEDY, open_socks, open_tunnel
 from trunkline_httpx._translate import OPENING, Course, translate
 
 
-class HttpxTransport(PooledTransport):
-    """Trunkline's transport on httpx: HTTP/1.1 by httpx, HTTP/2 by h2, on asyncio and trio.
-
-    HTTP/2 needs h2 (`pip install 'trunkline[httpx]'`), a SOCKS proxy socksio
-    (`pip install 'trunkline[socks]'`).
-
-    Raises:
-        UnsupportedOption: the config needs what is not installed.
-    """
-
-    capabilities = Capabilities(
-        name="httpx",
+def capabilities(name: str) -> Capabilities:
+    """What a backend of this family can do, whatever its name."""
+    return Capabilities(
+        name=name,
         trio=True,
-        http2=find_spec("h2") is not None,
+        http2=True,
+        prior_knowledge=True,
         proxy=True,
         socks=HAS_SOCKS,
         uds=True,
     )
 
+
+class FamilyTransport(PooledTransport):
+    """A transport on httpx or its like. A backend sets `capabilities` and `family`.
+
+    Raises:
+        UnsupportedOption: the config needs what is not installed.
+    """
+
+    family: ClassVar[Family]
+
     def __init__(self, config: TransportConfig | None = None) -> None:
         if config is not None and (config.proxy or "").startswith("socks") and not HAS_SOCKS:
             raise UnsupportedOption(f"proxy: {SOCKS_REMEDY}")
         super().__init__(config)
-        self._tls = LazyContext(self.config.tls, http2=self.config.http2)
+        self._tls = LazyContext(self.config.tls, http2=bool(self.config.http2))
 
     def make_dialer(self, resolver: Resolver) -> Dialer:
-        return HttpxDialer(self.config, resolver, self._tls)
+        return FamilyDialer(self.family, self.config, resolver, self._tls)
 
 
-class HttpxDialer:
+class FamilyDialer:
     """Implements `trunkline.Dialer`."""
 
-    def __init__(self, config: TransportConfig, resolver: Resolver, tls: LazyContext) -> None:
+    def __init__(
+        self, family: Family, config: TransportConfig, resolver: Resolver, tls: LazyContext
+    ) -> None:
+        self._family = family
         self._config = config
         self._resolver = resolver
         self._tls = tls
@@ -108,21 +114,27 @@ class HttpxDialer:
         """
         while self._cut_short:
             pieces = self._cut_short.pop()
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(self._family.client.TransportError):
                 async for _ in pieces:
                     pass
 
     def _make_connection(self, stream: Stream, origin: Origin, proxy: Proxy | None) -> Connection:
-        if stream.alpn == "h2":
+        is_forwarded = proxy is not None and not (proxy.is_socks or origin.is_tls)
+        knows = self._config.http2 == "prior_knowledge" and not (origin.is_tls or is_forwarded)
+        if stream.alpn == "h2" or knows:
             from trunkline_httpx._http2 import Http2Connection
 
-            return Http2Connection(stream)
+            return Http2Connection(stream, ping_interval=self._config.limits.ping_interval)
         if proxy is None or proxy.is_socks or origin.is_tls:
-            return Http1Connection(stream, cut_short=self._cut_short)
+            return Http1Connection(stream, family=self._family, cut_short=self._cut_short)
         credentials = proxy.authorization
         extra = (("Proxy-Authorization", credentials),) if credentials is not None else ()
         return Http1Connection(
-            stream, prefix=str(origin), extra_headers=extra, cut_short=self._cut_short
+            stream,
+            family=self._family,
+            prefix=str(origin),
+            extra_headers=extra,
+            cut_short=self._cut_short,
         )
 
     # -- the steps -----------------------------------------------------------------------------

@@ -7,9 +7,9 @@ knows what it has to listen for while it writes: the first bytes of a response.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import anyio
-import httpcore
 
 from trunkline import Attempt, LimitExceeded, Request, TransportError
 from trunkline_httpx._message import RequestBody
@@ -22,7 +22,7 @@ _CONTINUE_SECONDS = 1.0
 _ONE_SEGMENT = 16 * 1024
 
 
-class Wire(httpcore.AsyncNetworkStream):
+class Wire:
     """The stream as httpcore sees it, which reports to the attempt under way.
 
     It also listens while it writes: a peer that answers with an error before it has the whole
@@ -33,8 +33,9 @@ class Wire(httpcore.AsyncNetworkStream):
         awaits_head: of the final response.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, core: Any) -> None:
         self._stream = stream
+        self._core = core
         self._attempt: Attempt
         self._body: RequestBody
         self._joins = self._expects = self._is_apart = False
@@ -85,7 +86,7 @@ class Wire(httpcore.AsyncNetworkStream):
             raise
         except (OSError, anyio.ClosedResourceError) as error:
             self._failure = error
-            raise httpcore.WriteError from error
+            raise self._core.WriteError from error
         if self._body.is_over:
             self.is_sending = False
             self._attempt.begin("headers")
@@ -98,13 +99,13 @@ class Wire(httpcore.AsyncNetworkStream):
             except TransportError:
                 raise
             except (OSError, anyio.ClosedResourceError) as error:
-                raise httpcore.ReadError from error
+                raise self._core.ReadError from error
         if self.awaits_head:
             self._count(data)
         if not data:
             if self._failure is not None:
                 # A reset that the write met looks like a proper end here, and is none.
-                raise httpcore.ReadError from self._failure
+                raise self._core.ReadError from self._failure
             self._has_ended = True
         return data
 
@@ -176,7 +177,7 @@ class Wire(httpcore.AsyncNetworkStream):
         if self._held:
             self._attempt.response_started = True
         if not data or is_refusal(self._held):
-            raise httpcore.WriteError
+            raise self._core.WriteError
 
     def _count(self, data: bytes) -> None:
         if data:

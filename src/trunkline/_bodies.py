@@ -19,7 +19,13 @@ T = TypeVar("T")
 
 
 class BodyStream(Protocol):
-    """Where a response reads its body from."""
+    """Where a response reads its body from.
+
+    `is_over`: it is known that nothing more comes.
+    """
+
+    @property
+    def is_over(self) -> bool: ...
 
     async def read(self) -> bytes:
         """The next piece as it came off the wire; b"" at the end."""
@@ -40,6 +46,8 @@ class BodyStream(Protocol):
 
 class LocalStream:
     """A body that no connection is held for."""
+
+    is_over = False
 
     def close(self) -> None:
         """There is nothing to give back."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from difflib import get_close_matches
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -93,6 +94,9 @@ class Limits(_Model):
         max_waiting: calls that may wait for a connection; one more is refused with `PoolFull`.
         min_idle_connections: kept open and idle in the background to each origin that has been
             used or warmed, as far as the other limits allow.
+        ping_interval: an HTTP/2 connection from which nothing has come for this long is asked for a
+            sign of life (PING), and ends if none comes for as long again; None for never. Some
+            servers take frequent ones for abuse: stay above 10 s unless you run the server.
     """
 
     max_connections: Annotated[int, Field(ge=1)] | None = 100
@@ -102,6 +106,7 @@ class Limits(_Model):
     max_connection_age: _Seconds | None = None
     min_idle_connections: Annotated[int, Field(ge=0)] = 0
     max_waiting: Annotated[int, Field(ge=0)] | None = None
+    ping_interval: _Seconds | None = None
 
 
 class Timeouts(_Model):
@@ -123,6 +128,11 @@ class Timeouts(_Model):
     headers: _Seconds | None = None
     read: _Seconds | None = 60.0
     total: _Seconds | None = None
+
+    @cached_property
+    def by_phase(self) -> dict[str, float | None]:
+        """The deadlines of an exchange, but the total one, by the phase they hold in."""
+        return {"write": self.write, "headers": self.headers, "body": self.read}
 
     def overridden_by(self, other: Timeouts | None) -> Timeouts:
         """These, with the fields that were set explicitly on `other` in their place."""
@@ -236,6 +246,8 @@ class TransportConfig(_Model):
     Attributes:
         backend: "auto", or the name of an entry point in the group `trunkline.backends`.
         http2: offer HTTP/2 by ALPN; an origin that does not speak it gets HTTP/1.1.
+            "prior_knowledge" also speaks HTTP/2 at once to an http origin, which must then know it;
+            through a proxy that forwards, such an origin gets HTTP/1.1.
         limits, timeouts, dns, tls: see `Limits`, `Timeouts`, `Dns`, `Tls`.
         proxy: URL of a proxy for every request, with credentials if it needs them. Schemes: http,
             https, and with a backend that can, socks5 and socks5h.
@@ -253,7 +265,7 @@ class TransportConfig(_Model):
     """
 
     backend: Annotated[str, Field(min_length=1)] = "auto"
-    http2: bool = False
+    http2: bool | Literal["prior_knowledge"] = False
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     dns: Dns = Dns()

@@ -10,7 +10,7 @@ This module knows the promises and nothing that keeps them. There are two ways i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -31,20 +31,31 @@ class Capabilities:
         name: of the backend, as in `TransportConfig.backend`.
         asyncio, trio: the event loops it runs on (uvloop counts as asyncio).
         http2: HTTP/2 by ALPN over TLS.
+        prior_knowledge: HTTP/2 without TLS, where the config says that the origin knows it.
         proxy: HTTP proxies, forwarding and CONNECT, with Basic credentials.
         socks: SOCKS5 proxies.
         uds: Unix sockets.
         duplex: the rest of a streamed request body is still sent after the response has begun.
+        pooled: it runs on the one pool. One that has a pool of its own bounds by `max_connections`
+            the exchanges that run at once, and its snapshot counts these; it has no events, warms
+            nothing, and refuses the options of what it does not own.
+        verbatim: a request goes out as it was given, and a response's head is the bytes of the
+            wire. Without it the library may add headers, order them and change their case.
+        aborts: a call that is cancelled before its head ends its exchange at once.
     """
 
     name: str
     asyncio: bool = True
     trio: bool = False
     http2: bool = False
+    prior_knowledge: bool = False
     proxy: bool = False
     socks: bool = False
     uds: bool = False
     duplex: bool = False
+    pooled: bool = True
+    verbatim: bool = True
+    aborts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +209,7 @@ class Attempt(Protocol):
         """
         ...
 
-    async def wait(self, awaitable: Awaitable[T]) -> T:
+    def wait(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         """Await the peer, no longer than the phase's deadline and the total one.
 
         Raises:
@@ -208,7 +219,11 @@ class Attempt(Protocol):
 
 
 class Exchange(Protocol):
-    """A response whose head has arrived, on a connection."""
+    """A response whose head has arrived, on a connection.
+
+    It may have an attribute `is_over`, which says with the last piece of the body already that
+    nothing more comes.
+    """
 
     status_code: int
     reason_phrase: str
@@ -266,6 +281,14 @@ class Connection(Protocol):
     def close(self) -> None:
         """Close the socket at once. Synchronous and idempotent."""
         ...
+
+
+@runtime_checkable
+class Multiplexing(Protocol):
+    """What a connection that carries many exchanges has besides."""
+
+    on_change: Callable[[], None] | None
+    """Set by the pool. Called when `max_exchanges` has changed, or it has become unusable."""
 
 
 class Dialer(Protocol):

@@ -10,17 +10,12 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import warnings
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from trunkline._bodies import (
     BodyStream,
@@ -33,6 +28,7 @@ from trunkline._bodies import (
     find_charset,
 )
 from trunkline._errors import HTTPStatusError, InvalidRequest, TransportError
+from trunkline._fields import TOKEN, Fields, HeaderTypes
 from trunkline._urls import Origin, Target, check_target, parse_url
 
 if TYPE_CHECKING:
@@ -44,14 +40,14 @@ if TYPE_CHECKING:
     from trunkline._sse import ServerSentEvent
 
 Content: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | None
-HeaderTypes: TypeAlias = Mapping[str, str] | MultiMapping[str] | Iterable[tuple[str, str]] | None
 T = TypeVar("T")
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
-_BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
+_ALL = object()  # the reader of a body that was read whole
+
 _BAD_IN_HOST = re.compile(r"[\s/?#@,]")
 _LENGTH = re.compile(r"[0-9]{1,18}\Z")
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 9.2.2
+_METHODS = _IDEMPOTENT | {"POST", "PATCH"}
 
 
 class Request:
@@ -74,59 +70,58 @@ class Request:
         InvalidRequest: naming the field that is wrong. Nothing was sent.
     """
 
-    __slots__ = (
-        "_target",
-        "content",
-        "headers",
-        "idempotent",
-        "method",
-        "priority",
-        "timeouts",
-        "url",
-    )
+    __slots__ = ("_headers", "content", "fields", "idempotent", "method", "origin",
+                 "path", "priority", "timeouts", "url")  # fmt: skip
 
     def __init__(
         self,
         method: str,
         url: str | URL | Target,
         *,
-        headers: HeaderTypes = None,
+        headers: HeaderTypes | Fields = None,
         content: Content = None,
         timeouts: Timeouts | None = None,
         idempotent: bool | None = None,
         priority: int = 0,
     ) -> None:
-        if not _TOKEN.match(method):
-            raise InvalidRequest("method: it must be a token such as GET (RFC 9110 section 9)")
-        self.method = method
+        self.method = method if method in _METHODS else _check_method(method)
         if isinstance(url, Target):
-            self.url = f"{url.origin}{url.path}"
-            self._target = check_target(url)
+            target, url = check_target(url), f"{url.origin}{url.path}"
         else:
-            self.url = str(url)
-            self._target = parse_url(self.url)
-        self.headers = CIMultiDictProxy(make_headers(headers))
-        self.content = _check_content(content)
+            url = str(url)
+            target = parse_url(url)
+        self.url = url
+        self.origin: Origin = target.origin
+        self.path: str = target.path
+        """Path and query as they go on the wire; never in a log or an error."""
+        self.fields = headers if type(headers) is Fields else Fields(headers)  # type: ignore[arg-type]
+        """The header fields as they were given."""
+        self._headers: CIMultiDictProxy[str] | None = None
+        self.content = content if type(content) is bytes else _check_content(content)
         self.timeouts = timeouts
         self.idempotent = idempotent
         self.priority = priority
-        self._check_framing()
+        if self.fields.controls:
+            self._check_framing(self.fields.controls)
 
     @property
-    def origin(self) -> Origin:
-        return self._target.origin
-
-    @property
-    def path(self) -> str:
-        """Path and query as they go on the wire; never in a log or an error."""
-        return self._target.path
+    def headers(self) -> CIMultiDictProxy[str]:
+        if self._headers is None:
+            self._headers = CIMultiDictProxy(CIMultiDict(self.fields.pairs))
+        return self._headers
 
     @property
     def is_idempotent(self) -> bool:
         """Whether sending it twice equals sending it once, as far as the caller has said."""
         if self.idempotent is not None:
             return self.idempotent
-        return self.method in _IDEMPOTENT or "Idempotency-Key" in self.headers
+        return self.method in _IDEMPOTENT or "idempotency-key" in self.fields.controls
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the body waits for a 100 (RFC 9110 section 10.1.1)."""
+        expected = self.fields.controls.get("expect")
+        return expected is not None and expected[0].lower() == "100-continue"
 
     @property
     def is_rewindable(self) -> bool:
@@ -143,25 +138,26 @@ class Request:
 
     def wire_headers(self) -> list[tuple[str, str]]:
         """The header fields in the order they are sent: `Host` first, framing last."""
-        fields = [] if "Host" in self.headers else [("Host", self.origin.authority)]
-        fields += self.headers.items()
-        if "Content-Length" in self.headers:
+        controls, content = self.fields.controls, self.content
+        fields = [] if "host" in controls else [("Host", self.origin.authority)]
+        fields += self.fields.pairs
+        if "content-length" in controls:
             return fields
-        if isinstance(self.content, bytes):
-            fields.append(("Content-Length", str(len(self.content))))
-        elif self.content is not None:
+        if type(content) is bytes:
+            fields.append(("Content-Length", str(len(content))))
+        elif content is not None:
             fields.append(("Transfer-Encoding", "chunked"))
         elif self.method in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
             fields.append(("Content-Length", "0"))
         return fields
 
-    def _check_framing(self) -> None:
-        if "Transfer-Encoding" in self.headers:
+    def _check_framing(self, controls: Mapping[str, list[str]]) -> None:
+        if "transfer-encoding" in controls:
             raise InvalidRequest("headers: Transfer-Encoding is set by the transport; remove it")
-        hosts = self.headers.getall("Host", ())
+        hosts = controls.get("host", ())
         if len(hosts) > 1 or any(_BAD_IN_HOST.search(host) for host in hosts):
             raise InvalidRequest("headers: Host must be one host, with a port or without")
-        lengths = self.headers.getall("Content-Length", ())
+        lengths = controls.get("content-length")
         if not lengths:
             return
         if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
@@ -174,26 +170,14 @@ class Request:
 
 
 def make_headers(headers: HeaderTypes) -> CIMultiDict[str]:
-    """A checked, case-insensitive copy.
+    """A checked, case-insensitive copy. Raises as `Fields`."""
+    return CIMultiDict(Fields(headers).pairs)
 
-    Raises:
-        InvalidRequest: a name that is no token, or a value with CR, LF or NUL.
-    """
-    try:
-        result: CIMultiDict[str] = CIMultiDict(headers or ())
-        for name, value in result.items():
-            if not _TOKEN.match(name):
-                raise InvalidRequest("headers: a name contains a character that no name may have")
-            if _BAD_IN_VALUE.search(value):
-                raise InvalidRequest(f"headers: the value of {name} contains CR, LF or NUL")
-            if not value.isascii():
-                value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("headers: a value contains a lone surrogate") from error
-    except (TypeError, ValueError) as error:
-        message = "headers: give a mapping or pairs of str names and str values"
-        raise InvalidRequest(message) from error
-    return result
+
+def _check_method(method: str) -> str:
+    if not TOKEN.match(method):
+        raise InvalidRequest("method: it must be a token such as GET (RFC 9110 section 9)")
+    return method
 
 
 def _check_content(content: Content) -> bytes | AsyncIterable[bytes] | None:
@@ -229,7 +213,7 @@ class Timings:
     total: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConnectionInfo:
     """The connection an exchange ran on.
 
@@ -328,9 +312,28 @@ class Response:
             DecodeError: it does not decode as its Content-Encoding says.
         """
         if self._content is None:
-            pieces = [piece async for piece in self.aiter_bytes()]
-            self._content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            is_coded = "Content-Encoding" in self.headers
+            if self._reader is None and not self.is_closed and not is_coded:
+                self._content = await self._read_plain()
+            else:
+                pieces = [piece async for piece in self.aiter_bytes()]
+                self._content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return self._content
+
+    async def _read_plain(self) -> bytes:
+        """What `aiter_raw` gives, at once: most bodies come in one piece."""
+        stream, self._reader = self._stream, _ALL
+        try:
+            content = await stream.read()
+            if not stream.is_over:
+                pieces = [content]
+                while content:
+                    content = await stream.read()
+                    pieces.append(content)
+                content = b"".join(pieces)
+        finally:
+            self.close()
+        return content
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, not decoded. Raises as `aread`."""

@@ -1,8 +1,8 @@
 """What the kernel knows of a request's delivery: the proof that the peer has not taken it.
 
 This module knows Linux's `TCP_INFO` and what a server's kernel acknowledges when. It does not know
-HTTP. Elsewhere, and on a Unix socket, nothing is ever proved. `docs/decisions/0010-proved-replay.md`
-has the reasoning and the measurements.
+HTTP. Elsewhere, and on a Unix socket, nothing is ever proved.
+`docs/decisions/0010-proved-replay.md` has the reasoning and the measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Protocol
 
 _WARY_EXCHANGES = 32
 _WARY_SECONDS = 1.0
-_INFO = struct.Struct("=B119xQ28xI")  # state, bytes_acked, data_segs_out of struct tcp_info in linux/tcp.h
+# state, bytes_acked and data_segs_out of struct tcp_info in linux/tcp.h
+_INFO = struct.Struct("=B119xQ28xI")
 _CLOSED, _CLOSE_WAIT = 7, 8  # of the states in linux/tcp_states.h
 
 
@@ -63,14 +64,14 @@ class Delivery:
         self._is_apart = False
         if sock is None:
             return False
-        self._before = _read(sock)
+        before = self._before = _read(sock)
         self._reuses += 1
         if self._is_closed_early:
             try:
                 self._twin = sock.dup()
             except OSError:  # it is closed, or there are no more descriptors
-                self._before = b""
-        if not self._before:
+                before = self._before = b""
+        if not before:
             return False
         return self._reuses <= _WARY_EXCHANGES or monotonic() - self._rested_at >= _WARY_SECONDS
 
@@ -126,6 +127,6 @@ def _read(sock: Socket) -> bytes:
 
 
 def watched(sock: Socket, *, is_closed_early: bool = False) -> Delivery:
-    """The `Delivery` of a connected socket; one that proves nothing where the kernel cannot tell."""
+    """The `Delivery` of a connected socket; where the kernel cannot tell it proves nothing."""
     can_tell = sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6)
     return Delivery(sock if can_tell else None, is_closed_early=is_closed_early)

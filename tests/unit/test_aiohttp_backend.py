@@ -28,6 +28,7 @@ import trunkline
 from trunkline import Origin, TransportError
 from trunkline.pool._watch import Steps
 from trunkline.proxy import Proxy
+from trunkline.tcp import Delivery
 from trunkline_aiohttp._protocol import Handler, make_connector, on_protocol_made, open_socket
 from trunkline_aiohttp._translate import (
     DURING_EXCHANGE,
@@ -77,6 +78,7 @@ class Transport(asyncio.Transport):
 def connected() -> tuple[Handler, Transport]:
     handler, transport = Handler(asyncio.get_running_loop()), Transport()
     handler.connection_made(transport)
+    handler.hand_over(Delivery(None))
     return handler, transport
 
 
@@ -85,7 +87,7 @@ async def answered(data: bytes, *, without_body: bool = False) -> tuple[Handler,
     handler, _ = connected()
     handler.begin(without_body=without_body)
     handler.data_received(data)
-    _, body = await handler.head()
+    _, body = await handler.read()
     return handler, body
 
 
@@ -106,7 +108,7 @@ async def test_a_head_has_what_a_response_is_made_of() -> None:
         b"HTTP/1.1 404 Not  Here\r\nX-Odd: caf\xe9\r\nx-odd: 2\r\nContent-Length: 0\r\n\r\n"
     )
 
-    message, body = await handler.head()
+    message, body = await handler.read()
 
     assert message.code == 404
     assert message.reason.split() == ["Not", "Here"]
@@ -122,7 +124,7 @@ async def test_white_space_around_a_value_is_no_part_of_it() -> None:
     handler.begin(without_body=False)
     handler.data_received(HEAD + b"X-A: \t padded \t \r\nContent-Length: 0\r\n\r\n")
 
-    message, _ = await handler.head()
+    message, _ = await handler.read()
 
     assert message.headers["X-A"] == "padded"
     assert message.raw_headers[0] == (b"X-A", b"padded")
@@ -136,8 +138,8 @@ async def test_interim_heads_are_handed_out_each() -> None:
     )
     handler.data_received(HEAD + b"Content-Length: 2\r\n\r\nab")
 
-    codes = [(await handler.head())[0].code for _ in range(2)]
-    message, body = await handler.head()
+    codes = [(await handler.read())[0].code for _ in range(2)]
+    message, body = await handler.read()
 
     assert [*codes, message.code] == [100, 103, 200]
     assert await body.readany() == b"ab"
@@ -146,7 +148,7 @@ async def test_interim_heads_are_handed_out_each() -> None:
 async def test_waiting_for_a_head_ends_when_it_comes_in_pieces() -> None:
     handler, _ = connected()
     handler.begin(without_body=False)
-    head = asyncio.ensure_future(handler.head())
+    head = asyncio.ensure_future(handler.read())
 
     for byte in HEAD + b"Content-Length: 1\r\n\r\nx":
         await asyncio.sleep(0)
@@ -191,7 +193,7 @@ async def test_reading_pauses_when_a_body_is_not_read_and_goes_on_when_it_is() -
     handler, transport = connected()
     handler.begin(without_body=False)
     handler.data_received(HEAD + b"Content-Length: 10000000\r\n\r\n")
-    _, body = await handler.head()
+    _, body = await handler.read()
 
     sent = 0
     while not transport.is_paused:
@@ -245,11 +247,12 @@ async def test_a_connection_that_ends_before_the_head_is_told_to_who_awaits_it(
         handler.data_received(data)
     handler.connection_lost(error)
 
-    failure = await failure_of(handler.head())
+    failure = await failure_of(handler.read())
 
     translated = exchange_error(failure, has_head=False, started=handler.received > 0)
-    assert type(translated) is trunkline.RemoteDisconnected
-    assert translated.response_started == bool(data)
+    began = bool(data)
+    assert type(translated) is (trunkline.BodyTruncated if began else trunkline.RemoteDisconnected)
+    assert (translated.response_started, translated.phase) == (began, "headers")
 
 
 @pytest.mark.parametrize("rest", [b"xyz\r\n", b"-1\r\n", b"10000000000000000\r\n", b"2\r\nabX\r\n"])
@@ -289,7 +292,7 @@ async def test_a_head_that_is_no_http_is_told_to_who_awaits_it(head: bytes) -> N
     handler.begin(without_body=False)
     handler.data_received(head)
 
-    error = await failure_of(handler.head())
+    error = await failure_of(handler.read())
 
     translated = exchange_error(error, has_head=False, started=True)
     assert type(translated) is trunkline.RemoteProtocolError
@@ -311,7 +314,7 @@ async def test_a_head_beyond_the_parsers_limits_is_told_as_such(head: bytes) -> 
     handler.begin(without_body=False)
     handler.data_received(head)
 
-    error = await failure_of(handler.head())
+    error = await failure_of(handler.read())
 
     translated = exchange_error(error, has_head=False, started=True)
     assert type(translated) is trunkline.LimitExceeded
@@ -347,7 +350,7 @@ async def test_an_error_with_a_cause_keeps_it() -> None:
 
     handler.set_exception(error, cause)
 
-    assert await failure_of(handler.head()) is error
+    assert await failure_of(handler.read()) is error
     assert error.__cause__ is cause
 
 
@@ -358,7 +361,7 @@ async def test_an_error_without_a_cause_gets_none() -> None:
 
     handler.set_exception(error)
 
-    assert await failure_of(handler.head()) is error
+    assert await failure_of(handler.read()) is error
     assert error.__cause__ is None
 
 
@@ -379,7 +382,7 @@ async def test_the_next_exchange_begins_anew() -> None:
     for number in range(3):
         handler.begin(without_body=False)
         handler.data_received(HEAD + b"Content-Length: 1\r\n\r\n%d" % number)
-        _, body = await handler.head()
+        _, body = await handler.read()
         assert await body.readany() == b"%d" % number
         assert not handler.should_close
 
@@ -542,7 +545,7 @@ async def test_a_connection_runs_on_our_protocol_and_closes_its_socket() -> None
 
     async with listening(serve) as port, connecting() as connector:
         opened = await open_socket(
-            connector, f"http://127.0.0.1:{port}", ("127.0.0.1",), None, None
+            connector, f"http://127.0.0.1:{port}", ("127.0.0.1",), None, None, None
         )
         handler = opened.protocol
         assert isinstance(handler, Handler)
@@ -557,7 +560,7 @@ async def test_a_connection_runs_on_our_protocol_and_closes_its_socket() -> None
 async def test_the_addresses_are_those_that_we_resolved() -> None:
     async with listening(ignore) as port, connecting() as connector:
         url = f"http://name-of-nothing.invalid:{port}"
-        opened = await open_socket(connector, url, ("127.0.0.1",), None, None)
+        opened = await open_socket(connector, url, ("127.0.0.1",), None, None, None)
         opened.close()
 
 
@@ -567,7 +570,7 @@ async def test_an_address_that_does_not_answer_is_not_the_last_that_is_tried() -
         async with listening(ignore) as port, connecting() as connector:
             addresses = ("127.0.0.2", "127.0.0.1")
             url = f"http://name-of-nothing.invalid:{port}"
-            opened = await open_socket(connector, url, addresses, None, None)
+            opened = await open_socket(connector, url, addresses, None, None, None)
             protocol = opened.protocol
             assert protocol is not None
             assert protocol.transport is not None
@@ -582,7 +585,7 @@ async def dial_until(
     made: list[int] = []
     token = on_protocol_made.set(lambda: made.append(1))
     context = ssl.create_default_context()
-    dial = asyncio.ensure_future(open_socket(connector, url, ("127.0.0.1",), context, proxy))
+    dial = asyncio.ensure_future(open_socket(connector, url, ("127.0.0.1",), context, proxy, None))
     on_protocol_made.reset(token)
     await asyncio.wait_for(event.wait(), 5)
     assert not dial.done()
@@ -634,7 +637,7 @@ async def test_a_proxy_that_refuses_is_told_by_its_status() -> None:
     async with listening(serve) as port, connecting() as connector:
         proxy = Proxy("http", "127.0.0.1", port)
         context = ssl.create_default_context()
-        dial = open_socket(connector, "https://example.com", ("127.0.0.1",), context, proxy)
+        dial = open_socket(connector, "https://example.com", ("127.0.0.1",), context, proxy, None)
         error = await failure_of(dial)
 
     assert isinstance(error, aiohttp.ClientHttpProxyError)

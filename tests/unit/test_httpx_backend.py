@@ -30,8 +30,9 @@ from trunkline_httpx import _proxy, _transport
 from trunkline_httpx._connect import interleave, open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._httpcore import make_transport, unread
+from trunkline_httpx._httpx import HTTPX
 from trunkline_httpx._network import SocketStream, Stream, TLSStream, give_way
-from trunkline_httpx._translate import EXCHANGE, Course, translate
+from trunkline_httpx._translate import Course, translate
 from trunkline_httpx._wire import is_refusal
 
 T = TypeVar("T")
@@ -373,7 +374,7 @@ async def connection_and_peer(
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> AsyncGenerator[tuple[Http1Connection, socket.socket]]:
     async with stream_and_socket(kind) as (stream, peer):
-        connection = Http1Connection(stream, cut_short=[])
+        connection = Http1Connection(stream, family=HTTPX, cut_short=[])
         yield connection, peer
         connection.close()
 
@@ -453,7 +454,7 @@ async def test_the_iterator_of_a_response_that_was_cut_short_is_run_to_its_end()
     # Dropped, an async generator would be a task on asyncio and a warning on trio.
     async with stream_and_socket() as (stream, peer):
         cut_short: list[AsyncIterator[bytes]] = []
-        connection = Http1Connection(stream, cut_short=cut_short)
+        connection = Http1Connection(stream, family=HTTPX, cut_short=cut_short)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")
         exchange = await connection.exchange(Request("GET", "http://a.test/"), Attempt())
         assert await exchange.read() == b"part"
@@ -492,7 +493,7 @@ async def test_httpx_sends_on_the_connection_that_took_the_place_of_its_pool() -
     stream = Scripted(OK)
     origin = httpcore.Origin(b"http", b"origin", 80)
     connection = httpcore.AsyncHTTP11Connection(origin, stream)
-    transport = make_transport(connection)
+    transport = make_transport(connection, httpx)
     request = httpx.Request("GET", "http://origin/", extensions={"target": b"/%7e?b=%2C"})
     response = await transport.handle_async_request(request)
     assert await response.aread() == b"ok"
@@ -549,7 +550,7 @@ def _exceptions(library: Any, base: type[Exception]) -> list[type[Exception]]:
     ids=lambda kind: f"{kind.__module__}.{kind.__name__}",
 )
 def test_every_exception_of_httpx_and_httpcore_is_translated(kind: type[Exception]) -> None:
-    error = translate(kind("quoted"), EXCHANGE, Course(written=True))
+    error = translate(kind("quoted"), HTTPX.table, Course(written=True))
     assert type(error) is EXPECTED[kind.__name__]
     assert "quoted" not in str(error)
 
@@ -568,15 +569,15 @@ def test_a_reset_is_told_by_how_far_the_exchange_had_come(
     wrapped = httpx.ReadError("")
     wrapped.__cause__ = httpcore.ReadError()
     wrapped.__cause__.__cause__ = ConnectionResetError()
-    assert type(translate(wrapped, EXCHANGE, course)) is expected
+    assert type(translate(wrapped, HTTPX.table, course)) is expected
 
 
 def test_a_failure_under_the_request_is_told_from_one_under_the_response() -> None:
     error = OSError(110, "Connection timed out")
-    assert type(translate(error, EXCHANGE, Course())) is trunkline.WriteError
-    assert type(translate(error, EXCHANGE, Course(written=True))) is trunkline.ReadError
+    assert type(translate(error, HTTPX.table, Course())) is trunkline.WriteError
+    assert type(translate(error, HTTPX.table, Course(written=True))) is trunkline.ReadError
 
 
 def test_what_is_not_an_exception_of_a_library_is_left_alone() -> None:
-    assert translate(ZeroDivisionError(), EXCHANGE, Course()) is None
-    assert translate(trunkline.ReadTimeout(), EXCHANGE, Course()) is None
+    assert translate(ZeroDivisionError(), HTTPX.table, Course()) is None
+    assert translate(trunkline.ReadTimeout(), HTTPX.table, Course()) is None

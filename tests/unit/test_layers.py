@@ -30,11 +30,11 @@ BACKENDS = ROOT / "backends"
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_errors", "_version"}),
-    frozenset({"decode", "_sse", "_config", "_urls"}),
+    frozenset({"decode", "_sse", "_config", "_fields", "_urls"}),
     frozenset({"_messages", "_bodies"}),
     frozenset({"_contract"}),
     frozenset({"_events"}),
-    frozenset({"pool", "dns", "tcp", "tls", "proxy"}),
+    frozenset({"pool", "dns", "http2", "tcp", "tls", "proxy"}),
     frozenset({"_registry"}),
     frozenset({"_client"}),
     frozenset({"trunkline"}),  # the face: the names that `import trunkline` gives
@@ -50,9 +50,7 @@ NOT_LOADED = LIBRARIES | {"trio"}
 # What a backend is made of, beside the standard library and trunkline's public names.
 OWN_LIBRARIES = {
     "trunkline_aiohttp": frozenset({"aiohappyeyeballs", "aiohttp", "multidict", "yarl"}),
-    "trunkline_httpx": frozenset(
-        {"anyio", "h11", "h2", "httpcore", "httpx", "multidict", "socksio"}
-    ),
+    "trunkline_httpx": frozenset({"anyio", "h11", "httpcore", "httpx", "multidict", "socksio"}),
 }
 
 
@@ -184,6 +182,8 @@ def test_imports_go_downward(path: Path) -> None:
 def _may_import(floor: int, part: str, found: Import) -> bool:
     if part == "adapters":  # they serve these libraries' users, in these libraries' own types
         return True
+    if part == "http2":  # sans-IO, and loaded by the backends that speak it
+        return found.package == "h2"
     if part == "dns" and found.package == "aiodns":
         return not found.on_load
     return floor > FACE and not found.on_load

@@ -160,6 +160,7 @@ def test_stats_are_the_counts(server: LLMServer, client: httpx.Client) -> None:
         "open_connections": 1,
         "handshakes": 0,
         "requests": 2,
+        "completed": 0,
         "cancelled": 0,
     }
 

@@ -588,6 +588,8 @@ def test_an_error_status_needs_no_request() -> None:
 class Stream:
     """A body that tells what was done to it."""
 
+    is_over = False
+
     def __init__(self, *script: bytes | BaseException) -> None:
         self.script = list(script)
         self.closed = 0

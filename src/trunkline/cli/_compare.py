@@ -23,7 +23,6 @@ from yarl import URL
 
 import trunkline
 from trunkline.cli import _plan
-from trunkline.cli._html import report
 from trunkline.cli._plan import Plan
 from trunkline.cli._relay import Relay
 from trunkline.cli._report import introduce, introduction, progress, show
@@ -128,6 +127,8 @@ def compare(
     for option, file in (("--json", json_file), ("--html", html_file)):
         if file is not None:
             _plan.check_writable(option, file)
+    if html_file is not None:
+        _plan.check_plots("--html")
     console = Console()
     results = _carry_out(plan, console)
     show(results, console)
@@ -135,6 +136,8 @@ def compare(
         document = json.dumps(as_json(plan.as_json(), _versions(), results), indent=2)
         json_file.write_text(f"{document}\n", encoding="utf-8")
     if html_file is not None:
+        from trunkline.cli._html import report
+
         lines = introduction(plan, len({run.backend for run in results.runs}))
         html_file.write_text(report(results, lines, _versions()), encoding="utf-8")
     if not results.is_clean:

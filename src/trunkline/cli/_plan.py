@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,3 +124,9 @@ def check_writable(option: str, file: Path) -> None:
         file.open("a").close()
     except OSError as error:
         raise refusal(option, f"cannot write {file}: {error.strerror}") from error
+
+
+def check_plots(option: str) -> None:
+    """Fails now rather than after the measurement."""
+    if find_spec("matplotlib") is None:
+        raise refusal(option, "the plots need matplotlib: pip install 'trunkline[plots]'")

@@ -28,7 +28,7 @@ from trunkline.pool._runtime import Runtime, Scope
 
 T = TypeVar("T")
 
-_TIMEOUTS: dict[Phase, tuple[str, type[TransportTimeout], str]] = {
+_TIMEOUTS: dict[str, tuple[str, type[TransportTimeout], str]] = {
     "write": ("write", WriteTimeout, "the peer took no byte of the request for {:g} s"),
     "headers": ("headers", HeadersTimeout, "no complete response head within {:g} s"),
     "body": ("read", ReadTimeout, "no byte of the response body for {:g} s"),
@@ -38,24 +38,30 @@ _TIMEOUTS: dict[Phase, tuple[str, type[TransportTimeout], str]] = {
 class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
-    __slots__ = ("_due", "_due_is_total", "_runtime", "_scope", "_total_due", "begun",
-                 "bytes_sent", "head_due_from", "is_body_untouched", "is_untaken", "phase",
-                 "request_sent", "response_started", "timeouts")  # fmt: skip
+    # No slots: what most exchanges never set stays on the class.
+    _scope: Scope | None = None
+    _due: float | None = None
+    _due_is_total = False
+    phase: Phase = "write"
+    bytes_sent = 0
+    request_sent = False
+    response_started = False
+    is_body_untouched = False
+    is_untaken = False
 
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
-        self._scope: Scope | None = None
         self.timeouts = timeouts
+        self._seconds = timeouts.by_phase
         self._total_due = None if timeouts.total is None else started + timeouts.total
-        self._due: float | None = None
-        self._due_is_total = False
-        self.phase: Phase = "write"
         self.begun = self.head_due_from = started  # until the exchange begins
+
+    def renew(self) -> None:
+        """The next attempt: nothing of it has happened yet."""
+        self._due, self._due_is_total, self.phase = None, False, "write"
         self.bytes_sent = 0
-        self.request_sent = False
-        self.response_started = False
-        self.is_body_untouched = False
-        self.is_untaken = False
+        self.request_sent = self.response_started = False
+        self.is_body_untouched = self.is_untaken = False
 
     def begin(self, phase: Phase) -> None:
         now = monotonic()
@@ -63,20 +69,24 @@ class ExchangeAttempt:
         if phase == "headers":
             self.request_sent = True
             self.head_due_from = now
-        limit = _TIMEOUTS.get(phase)
-        seconds: float | None = None if limit is None else getattr(self.timeouts, limit[0])
+        seconds = self._seconds.get(phase)
         due = None if seconds is None else now + seconds
-        self._due_is_total = self._total_due is not None and (due is None or self._total_due < due)
-        if self._due_is_total:
-            due = self._total_due
-        self._due = due
+        total = self._total_due
+        if total is not None and (due is None or total < due):
+            self._due, self._due_is_total = total, True
+        else:
+            self._due, self._due_is_total = due, False
+        due = self._due
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
 
-    async def wait(self, awaitable: Awaitable[T]) -> T:
+    def wait(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         # While the request is being sent a scope even without a deadline: it is moved later.
         if self._due is None and self.phase not in ("write", "request"):
-            return await awaitable
+            return awaitable
+        return self._wait(awaitable)
+
+    async def _wait(self, awaitable: Awaitable[T]) -> T:
         seconds = None if self._due is None else self._due - monotonic()
         with self._runtime.scope(seconds) as scope:
             self._scope = scope

@@ -10,14 +10,14 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from trunkline._contract import Exchange
 from trunkline._errors import ReadError, TransportClosed, TransportError
-from trunkline._messages import Timings
 from trunkline._urls import Origin
-from trunkline.pool._pool import Lease, Pool
-from trunkline.pool._runtime import Runtime
-from trunkline.pool._watch import Watch
+
+if TYPE_CHECKING:
+    from trunkline.pool._call import Call
 
 logger = logging.getLogger("trunkline.leaks")
 
@@ -25,59 +25,31 @@ logger = logging.getLogger("trunkline.leaks")
 class LeasedBody:
     """A `BodyStream` on an exchange; the single owner of the lease from the head on."""
 
-    __slots__ = (
-        "__weakref__",
-        "_annotate",
-        "_exchange", "_failure",
-        "_head_at",
-        "_leaks",
-        "_lease",
-        "_pool",
-        "_runtime",
-        "_started",
-        "_timings",
-        "_watch",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_call", "_exchange", "_failure", "_lease", "head_at",
+                 "is_over")  # fmt: skip
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        lease: Lease,
-        pool: Pool,
-        runtime: Runtime,
-        timings: Timings,
-        started: float,
-        annotate: Callable[[TransportError], None],
-        watch: Watch | None,
-        leaks: Leaks | None,
-    ) -> None:
+    def __init__(self, exchange: Exchange, call: Call) -> None:
         self._exchange = exchange
-        self._lease: Lease | None = lease
-        self._pool = pool
-        self._runtime = runtime
-        self._timings = timings
-        self._started = started
-        self._head_at = monotonic()
-        self._annotate = annotate
-        self._watch = watch
-        self._leaks = leaks
+        self._call = call
+        self._lease = call.lease
         self._failure: TransportError | None = None
+        self.head_at = monotonic()
+        self.is_over = False
 
     async def read(self) -> bytes:
-        if self._timings.total is not None:
+        if self.is_over:
             return b""
-        if self._lease is None or self._pool.is_closed:
+        home = self._call.home
+        if self._lease is None or home.pool.is_closed:
             raise self._no_longer_ours()
-        if self._leaks is not None:
-            return await self._leaks.watched(self, self._read)
-        return await self._read()
-
-    async def _read(self) -> bytes:
         try:
-            piece = await self._exchange.read()
+            if home.leaks is not None:
+                piece = await home.leaks.watched(self, self._exchange.read)
+            else:
+                piece = await self._exchange.read()
         except TransportError as error:
-            self._annotate(error)
-            if self._pool.is_closed:
+            self._call.annotate(error)
+            if home.pool.is_closed:
                 closed = self._no_longer_ours()
                 self._give_up(closed)
                 raise closed from error
@@ -86,13 +58,13 @@ class LeasedBody:
         except BaseException as error:
             self._give_up(error)
             raise
-        if not piece:
+        if not piece or getattr(self._exchange, "is_over", False):
             self._end()
         return piece
 
     def _no_longer_ours(self) -> TransportError:
         error: TransportError
-        if self._pool.is_closed:
+        if self._call.home.pool.is_closed:
             error = TransportClosed("the transport was closed while the body was being read")
         else:
             error = ReadError("the response was not read for leak_after seconds, and taken back")
@@ -101,17 +73,20 @@ class LeasedBody:
 
     def _end(self) -> None:
         lease, self._lease = self._lease, None
+        self.is_over = True
         if lease is not None:
-            now = monotonic()
-            self._timings.receive = now - self._head_at
-            self._timings.total = now - self._started
+            now, call = monotonic(), self._call
+            call.timings.receive = now - self.head_at
+            call.timings.total = now - call.started
             lease.release()
-            self._tell_end()
+            if call.watch is not None or call.home.leaks is not None:
+                self._tell_end()
 
     def _tell_end(self, error: BaseException | None = None) -> None:
-        if self._leaks is not None:
-            self._leaks.forget(self)
-        watch, self._watch = self._watch, None
+        call = self._call
+        if call.home.leaks is not None:
+            call.home.leaks.forget(self)
+        watch, call.watch = call.watch, None
         if watch is None:
             return
         if error is not None:
@@ -123,7 +98,7 @@ class LeasedBody:
         lease, self._lease = self._lease, None
         if lease is not None:
             self._exchange.close()
-            self._pool.abort(lease)
+            self._call.home.pool.abort(lease)
             self._tell_end(error)
 
     def close(self) -> None:
@@ -134,16 +109,16 @@ class LeasedBody:
         self._give_up(self._no_longer_ours())
 
     def abandon(self) -> None:
-        self._runtime.call_soon_threadsafe(self._reclaim_dropped)
+        self._call.home.runtime.call_soon_threadsafe(self._reclaim_dropped)
 
     def _reclaim_dropped(self) -> None:
         if self._lease is not None:
-            report(self, "was dropped without being closed", self._leaks)
+            report(self, "was dropped without being closed", self._call.home.leaks)
             self.close()
 
     def annotate(self, error: TransportError) -> None:
         self._failure = error
-        self._annotate(error)
+        self._call.annotate(error)
 
 
 class _Open:

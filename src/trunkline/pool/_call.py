@@ -10,34 +10,27 @@ from time import monotonic
 from trunkline._config import Timeouts
 from trunkline._errors import DeadlineExceeded, Phase, TransportError
 from trunkline._messages import Request, Timings
+from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._home import Home
 from trunkline.pool._pool import Lease
 from trunkline.pool._watch import Watch
 
 
-class Call:
-    """See the module."""
+class Call(ExchangeAttempt):
+    """A call, and the attempt of it that is under way."""
 
-    __slots__ = ("attempts", "backend", "home", "lease", "request", "started", "timeouts",
-                 "timings", "watch")  # fmt: skip
+    attempts = 0
+    lease: Lease | None = None
+    watch: Watch | None = None
 
-    def __init__(
-        self,
-        request: Request,
-        home: Home,
-        timeouts: Timeouts,
-        backend: str,
-        watch: Watch | None = None,
-    ) -> None:
+    def __init__(self, request: Request, home: Home, timeouts: Timeouts, backend: str) -> None:
+        now = monotonic()
+        ExchangeAttempt.__init__(self, home.runtime, timeouts, now)
+        self.started = now
         self.request = request
         self.home = home
-        self.timeouts = timeouts
         self.backend = backend
-        self.started = monotonic()
         self.timings = Timings()
-        self.attempts = 0
-        self.lease: Lease | None = None
-        self.watch = watch
 
     def seconds(self, limit: float | None) -> tuple[float | None, bool]:
         """`limit`, or what is left of `timeouts.total` if that is less; and whether it is."""
@@ -49,7 +42,8 @@ class Call:
     def too_late(self, phase: Phase) -> DeadlineExceeded:
         return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=phase)
 
-    def describe(self, error: TransportError) -> None:
+    def tell(self, error: TransportError) -> None:
+        """Write what is known of the call into `error`."""
         error.host, error.port = self.request.origin.host, self.request.origin.port
         error.backend = self.backend
         error.attempts = self.attempts
@@ -58,3 +52,8 @@ class Call:
         if lease is not None and lease.pooled is not None:
             error.connection_reused = lease.reused
             error.http_version = lease.pooled.connection.http_version
+
+    def annotate(self, error: TransportError) -> None:
+        """Write what is known of the call and the attempt into `error`."""
+        self.describe(error)
+        self.tell(error)

@@ -78,7 +78,7 @@ def has_precedence(state: OriginState, other: OriginState) -> bool:
     """
     if not state.held or state.held + 1 < other.held:
         return True
-    waiting = len(state.waiting) > 0
+    waiting = state.waiting.size > 0
     return waiting and state.waiting.first().priority > other.waiting.first().priority
 
 
@@ -88,6 +88,6 @@ def origin_snapshot(state: OriginState) -> OriginSnapshot:
         active=len(state.busy),
         idle=len(state.idle),
         connecting=state.connecting,
-        waiting=len(state.waiting),
+        waiting=state.waiting.size,
         exchanges=sum(pooled.active for pooled in state.busy),
     )

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
 from time import monotonic
+from typing import Literal
+from weakref import ref
 
 from trunkline._config import Limits
-from trunkline._contract import Connection, PoolSnapshot
+from trunkline._contract import Connection, Multiplexing, PoolSnapshot
 from trunkline._errors import PoolFull, PoolTimeout, TransportClosed
 from trunkline._urls import Origin
 from trunkline.pool._alarm import Alarm
@@ -64,11 +66,24 @@ class Lease:
             pool.take_back(self._state, self.pooled)
 
 
+def _when_changed(
+    pool: ref[Pool], state: OriginState, connection: Connection
+) -> Callable[[], None]:
+    # Weak: its open connections do not keep a pool that was dropped alive.
+    def tell() -> None:
+        alive = pool()
+        if alive is not None:
+            alive.expect(state, connection)
+
+    return tell
+
+
 class Pool:
     """Connections to many origins under one set of limits, on one event loop.
 
     Args:
-        multiplexes: expect a connection over TLS to carry many exchanges, until one does not.
+        multiplexes: expect a connection over TLS to carry many exchanges, until one does not;
+            "prior_knowledge": one without TLS too.
         on_change: called with a connection when it was opened or closed, and then why.
         on_short: called with an origin that has fewer idle connections than it should.
         alarm: told when the pool is nearly used up.
@@ -79,7 +94,7 @@ class Pool:
         limits: Limits,
         runtime: Runtime,
         *,
-        multiplexes: bool = False,
+        multiplexes: bool | Literal["prior_knowledge"] = False,
         on_change: Callable[[Pooled, str | None], None] | None = None,
         on_short: Callable[[Origin], None] | None = None,
         alarm: Alarm | None = None,
@@ -122,7 +137,7 @@ class Pool:
         if self.is_closed:
             raise TransportClosed("the transport is closed")
         state = self._origins.get(origin) or self._add_origin(origin)
-        if len(state.waiting):
+        if state.waiting.size:
             return None
         lease = self._take(state, fresh=fresh)
         if lease is None:
@@ -132,7 +147,8 @@ class Pool:
     def _add_origin(self, origin: Origin) -> OriginState:
         state = self._origins[origin] = OriginState(
             origin,
-            multiplexes=self._multiplexes and origin.is_tls,
+            multiplexes=self._multiplexes == "prior_knowledge"
+            or (self._multiplexes and origin.is_tls),
         )
         return state
 
@@ -151,7 +167,7 @@ class Pool:
         if fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             fresh = False
-            lease = None if len(state.waiting) else self._take(state)
+            lease = None if state.waiting.size else self._take(state)
             if lease is not None:
                 return lease
         ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
@@ -183,7 +199,7 @@ class Pool:
 
     def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
         state.waiting.remove(ticket)
-        if not len(state.waiting):
+        if not state.waiting.size:
             self._queues.pop(state, None)
         self._forget_if_unused(state)
 
@@ -206,7 +222,10 @@ class Pool:
     def _take(self, state: OriginState, *, fresh: bool = False) -> Lease | None:
         """What `state` can have now: an idle connection, a stream on a busy one, or a slot."""
         if not fresh:
-            pooled = self._newest_idle(state) or self._with_a_free_stream(state)
+            lease = self._lend_idle(state) if state.idle else None
+            if lease is not None:
+                return lease
+            pooled = self._with_a_free_stream(state) if state.multiplexes else None
             if pooled is not None:
                 return self._lend(pooled)
         if not self._may_open(state):
@@ -259,10 +278,10 @@ class Pool:
             return None
         return self.reserve(origin, self._limits.min_idle_connections)
 
-    def _lend(self, pooled: Pooled) -> Lease:
+    def _lend(self, pooled: Pooled, now: float | None = None) -> Lease:
         lease = Lease(self, pooled.origin, pooled)
         if not pooled.active:
-            pooled.leased_at = monotonic()
+            pooled.leased_at = now or monotonic()
         pooled.active += 1
         if lease.reused:
             self._reused += 1
@@ -272,10 +291,12 @@ class Pool:
             self._alarm.rise(self.in_use, self.waiting)
         return lease
 
-    def _newest_idle(self, state: OriginState) -> Pooled | None:
+    def _lend_idle(self, state: OriginState) -> Lease | None:
+        """The idle connection that was used last, since it is the likeliest to be alive."""
+        now = monotonic()
         while state.idle:
             pooled = next(reversed(state.idle))
-            reason = self._unfit(pooled)
+            reason = self._unfit(pooled, now)
             if reason is not None:
                 self._close(pooled, reason)
             elif pooled.connection.max_exchanges < 1:
@@ -283,23 +304,21 @@ class Pool:
             else:
                 del state.idle[pooled], self._idle[pooled]
                 state.busy[pooled] = None
-                return pooled
+                return self._lend(pooled, now)
         return None
 
     def _with_a_free_stream(self, state: OriginState) -> Pooled | None:
-        if not state.multiplexes:
-            return None
+        now = monotonic()
         for pooled in state.busy:
             connection = pooled.connection
-            if pooled.active < connection.max_exchanges and self._unfit(pooled) is None:
+            if pooled.active < connection.max_exchanges and self._unfit(pooled, now) is None:
                 return pooled
         return None
 
-    def _unfit(self, pooled: Pooled) -> str | None:
+    def _unfit(self, pooled: Pooled, now: float) -> str | None:
         """Why no new exchange may begin on it."""
         if not pooled.connection.is_usable():
             return "ended"
-        now = monotonic()
         if now >= pooled.retire_at:
             return "aged"
         if not pooled.active and now - pooled.idle_since >= pooled.expiry:
@@ -320,7 +339,7 @@ class Pool:
         """Close the connection that has been idle longest, unless its origin needs it more."""
         for pooled in self._idle:
             other = pooled.origin
-            if other is state or not len(other.waiting) or has_precedence(state, other):
+            if other is state or not other.waiting.size or has_precedence(state, other):
                 self._close(pooled, "evicted")
                 if other is not state:
                     self._forget_if_unused(other)
@@ -339,10 +358,16 @@ class Pool:
             self._on_change(pooled, None)
         if state.keeps_ready:
             self._refill(state)
+        if isinstance(connection, Multiplexing):
+            connection.on_change = _when_changed(ref(self), state, connection)
         if state.multiplexes:
-            state.multiplexes = connection.max_exchanges > 1
-            self._serve_waiting()
+            self.expect(state, connection)
         return pooled
+
+    def expect(self, state: OriginState, connection: Connection) -> None:
+        """Expect of the origin what `connection` can now."""
+        state.multiplexes = connection.max_exchanges > 1
+        self._serve_waiting()
 
     # -- taking back -----------------------------------------------------------------------------
 
@@ -355,12 +380,14 @@ class Pool:
             self._held -= 1
         elif not pooled.closed:
             self._end_exchange(state, pooled)
-        self._serve_waiting()
+        if self._queues:
+            self._serve_waiting()
         while len(self._idle) > self._max_idle:
             surplus = next(iter(self._idle))
             self._close(surplus, self._surplus)
             self._forget_if_unused(surplus.origin)
-        self._forget_if_unused(state)
+        if not state.idle:
+            self._forget_if_unused(state)
         if self._alarm.is_on and self.in_use < self._alarm.line:
             self._alarm.fall(self.in_use, self.waiting)
         if self._on_drained is not None and not self._held:
@@ -370,8 +397,8 @@ class Pool:
         pooled.active -= 1
         if pooled.active:
             return
-        pooled.idle_since = monotonic()
-        reason = self._unfit(pooled)
+        now = pooled.idle_since = monotonic()
+        reason = self._unfit(pooled, now)
         if reason is not None:
             self._close(pooled, reason)
             return
@@ -415,7 +442,7 @@ class Pool:
             lease = self._take(state, fresh=ticket.fresh)
             if lease is not None:
                 state.waiting.remove(ticket)
-                if not len(state.waiting):
+                if not state.waiting.size:
                     del self._queues[state]
                 ticket.lease = lease
                 ticket.waiter.set()
@@ -423,7 +450,7 @@ class Pool:
         return False
 
     def _forget_if_unused(self, state: OriginState) -> None:
-        if not state.held and not len(state.waiting) and not state.keeps_ready:
+        if not state.held and not state.waiting.size and not state.keeps_ready:
             self._origins.pop(state.name, None)
 
     # -- keeping house -----------------------------------------------------------------------------
@@ -441,15 +468,15 @@ class Pool:
         """
         if self.is_closed:
             return None
+        now = monotonic()
         for pooled in list(self._idle):
-            reason = self._unfit(pooled)
+            reason = self._unfit(pooled, now)
             if reason is not None:
                 self._close(pooled, reason)
                 self._forget_if_unused(pooled.origin)
         for state in list(self._origins.values()):
             if state.keeps_ready:
                 self._refill(state)
-        now = monotonic()
         due = (min(p.idle_since + p.expiry, p.retire_at) - now for p in self._idle)
         watched = bool(self._idle) or any(s.keeps_ready for s in self._origins.values())
         return min(due, default=inf) if watched else None
@@ -458,7 +485,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        return sum(len(state.waiting) for state in self._queues)
+        return sum(state.waiting.size for state in self._queues)
 
     @property
     def in_use(self) -> int:

@@ -27,21 +27,21 @@ class Ticket:
 
 
 class Queue:
-    """Tickets in the order in which they are served. Every operation is O(priorities in use)."""
+    """`size` tickets in the order in which they are served.
 
-    __slots__ = ("_lanes", "_size")
+    Every operation is O(priorities in use).
+    """
+
+    __slots__ = ("_lanes", "size")
 
     def __init__(self) -> None:
         # OrderedDict, not dict: taking the first of a dict again and again is quadratic.
         self._lanes: dict[int, OrderedDict[Ticket, None]] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
 
     def push(self, ticket: Ticket) -> None:
         self._lanes.setdefault(ticket.priority, OrderedDict())[ticket] = None
-        self._size += 1
+        self.size += 1
 
     def remove(self, ticket: Ticket) -> None:
         """Take `ticket` out, if it is still in."""
@@ -49,7 +49,7 @@ class Queue:
         if lane is None or ticket not in lane:
             return
         del lane[ticket]
-        self._size -= 1
+        self.size -= 1
         if not lane:
             del self._lanes[ticket.priority]
 

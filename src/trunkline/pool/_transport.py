@@ -35,7 +35,6 @@ from trunkline._events import Observer
 from trunkline._messages import ConnectionInfo, Request, Response
 from trunkline._urls import Origin
 from trunkline.dns import Resolver, refuse_dns
-from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._body import LeasedBody
 from trunkline.pool._call import Call
 from trunkline.pool._home import Home
@@ -79,39 +78,47 @@ class PooledTransport(ABC):
 
     async def send(self, request: Request) -> Response:
         """See `Transport.send`."""
-        call = self._call(request)
-        watch = call.watch
-        try:
-            while True:
-                attempt = ExchangeAttempt(call.home.runtime, call.timeouts, call.started)
-                try:
-                    return await self._attempt(call, attempt)
-                except TransportError as error:
-                    call.describe(error)
-                    if not _may_replay(call, attempt, error):
-                        raise
-                    if watch is not None:
-                        watch.end("headers", error=type(error).__name__)
-                        watch.connection_id = None
-        except BaseException as error:
-            if watch is not None:
-                watch.fail(error)
-            raise
-
-    def _call(self, request: Request) -> Call:
         timeouts, home = self.config.timeouts, self._home()
         if request.timeouts is not None:
             timeouts = timeouts.overridden_by(request.timeouts)
         call = Call(request, home, timeouts, self.capabilities.name)
         if self._observers:
-            identity = next(self._request_ids)
-            call.watch = Watch(self._observers, request.origin, identity, request)
-            call.watch.start("request")
-        return call
+            return await self._send_watched(call)
+        while True:
+            try:
+                return await self._attempt(call)
+            except TransportError as error:
+                self._go_on(call, error)
 
-    async def _attempt(self, call: Call, attempt: ExchangeAttempt) -> Response:
-        lease = await self._lease(call)
-        pooled = lease.pooled
+    async def _send_watched(self, call: Call) -> Response:
+        identity = next(self._request_ids)
+        watch = call.watch = Watch(self._observers, call.request.origin, identity, call.request)
+        watch.start("request")
+        try:
+            while True:
+                try:
+                    return await self._attempt(call)
+                except TransportError as error:
+                    self._go_on(call, error)
+                    watch.end("headers", error=type(error).__name__)
+                    watch.connection_id = None
+        except BaseException as error:
+            watch.fail(error)
+            raise
+
+    def _go_on(self, call: Call, error: TransportError) -> None:
+        """Raise `error`, unless the request may be sent once more."""
+        call.tell(error)
+        if not _may_replay(call, error):
+            raise error
+        call.renew()
+
+    async def _attempt(self, call: Call) -> Response:
+        pool, is_fresh = call.home.pool, call.attempts > 0
+        lease = pool.acquire_nowait(call.request.origin, fresh=is_fresh)
+        if lease is None:
+            lease = await self._queue(call, fresh=is_fresh)
+        call.lease, pooled = lease, lease.pooled
         try:
             if pooled is None:
                 pooled = lease.attach(await self._connect(call, call.request.origin))
@@ -120,23 +127,14 @@ class PooledTransport(ABC):
             if call.watch is not None:
                 call.watch.connection_id = pooled.id
                 call.watch.start("headers")
-            attempt.begun = attempt.head_due_from = monotonic()
-            exchange = await pooled.connection.exchange(call.request, attempt)
+            call.begun = call.head_due_from = monotonic()
+            exchange = await pooled.connection.exchange(call.request, call)
         except BaseException as error:
-            call.home.pool.abort(lease)
+            pool.abort(lease)
             if isinstance(error, TransportError):
-                attempt.describe(error)
+                call.describe(error)
             raise
-        call.timings.send = attempt.head_due_from - attempt.begun
-        return _respond(call, attempt, exchange, lease, pooled)
-
-    async def _lease(self, call: Call) -> Lease:
-        pool, origin = call.home.pool, call.request.origin
-        lease = pool.acquire_nowait(origin, fresh=call.attempts > 0)
-        if lease is None:
-            lease = await self._queue(call, fresh=call.attempts > 0)
-        call.lease = lease
-        return lease
+        return _respond(call, exchange, lease, pooled)
 
     async def _queue(self, call: Call, *, fresh: bool) -> Lease:
         request, since = call.request, monotonic()
@@ -213,7 +211,8 @@ class PooledTransport(ABC):
     ) -> None:
         watch = Watch(self._observers, origin) if self._observers else None
         request = Request("GET", str(origin))
-        call = Call(request, home, self.config.timeouts, self.capabilities.name, watch)
+        call = Call(request, home, self.config.timeouts, self.capabilities.name)
+        call.watch = watch
         try:
             lease.attach(await self._connect(call, origin))
         except BaseException as error:
@@ -221,7 +220,7 @@ class PooledTransport(ABC):
                 watch.fail(error)
             if not isinstance(error, TransportError):
                 raise
-            call.describe(error)
+            call.tell(error)
             failures.append(error)
         finally:
             lease.release()
@@ -289,42 +288,36 @@ class PooledTransport(ABC):
         return home
 
 
-def _respond(
-    call: Call, attempt: ExchangeAttempt, exchange: Exchange, lease: Lease, pooled: Pooled
-) -> Response:
-    def annotate(error: TransportError) -> None:
-        attempt.describe(error)
-        call.describe(error)
-
-    connection, now = pooled.connection, monotonic()
-    home, timings, watch = call.home, call.timings, call.watch
-    timings.wait = now - attempt.head_due_from
-    if "Keep-Alive" in exchange.headers:
-        _shorten_expiry(pooled, exchange.headers["Keep-Alive"])
-    body = LeasedBody(
-        exchange, lease, home.pool, home.runtime, timings, call.started, annotate, watch, home.leaks
-    )
+def _respond(call: Call, exchange: Exchange, lease: Lease, pooled: Pooled) -> Response:
+    connection, home, timings = pooled.connection, call.home, call.timings
+    timings.send = call.head_due_from - call.begun
+    headers = exchange.headers
+    if "Keep-Alive" in headers:
+        _shorten_expiry(pooled, headers["Keep-Alive"])
+    body = LeasedBody(exchange, call)
+    timings.wait = body.head_at - call.head_due_from
     if home.leaks is not None:
         home.leaks.add(body, call.request.origin)
     response = Response(
         exchange.status_code,
-        headers=exchange.headers,
+        headers=headers,
         raw_headers=exchange.raw_headers,
         reason_phrase=exchange.reason_phrase,
         http_version=exchange.http_version,
         request=call.request,
         timings=timings,
         connection=ConnectionInfo(
-            id=pooled.id,
-            reused=lease.reused,
-            age=attempt.begun - pooled.created if lease.reused else 0.0,
-            http_version=connection.http_version,
-            peer=connection.peer,
-            requests=pooled.exchanges,
-            ssl_object=getattr(connection, "ssl_object", None),
+            pooled.id,
+            lease.reused,
+            call.begun - pooled.created if lease.reused else 0.0,
+            connection.http_version,
+            connection.peer,
+            pooled.exchanges,
+            getattr(connection, "ssl_object", None),
         ),
         stream=body,
     )
+    watch = call.watch
     if watch is not None:
         watch.response = ref(response)
         watch.end("headers")
@@ -340,10 +333,10 @@ def _shorten_expiry(pooled: Pooled, keep_alive: str) -> None:
         pooled.expiry = min(pooled.expiry, max(seconds - 1.0, seconds / 2))
 
 
-def _may_replay(call: Call, attempt: ExchangeAttempt, error: TransportError) -> bool:
+def _may_replay(call: Call, error: TransportError) -> bool:
     """Whether promise 6 of `Transport` lets us send the request once more."""
     request, is_safe = call.request, error.replay == "safe"
-    if not (request.is_rewindable or attempt.is_body_untouched):
+    if not (request.is_rewindable or call.is_body_untouched):
         return False
     if isinstance(error, (StreamRefused, GoAway)) and is_safe:
         return call.attempts < _MAX_REFUSALS
@@ -361,7 +354,8 @@ def check_capabilities(config: TransportConfig, capabilities: Capabilities) -> N
         UnsupportedOption: naming the option, the backend, and a way out.
     """
     needed = {
-        "http2": (config.http2, capabilities.http2),
+        "http2": (bool(config.http2), capabilities.http2),
+        "prior_knowledge": (config.http2 == "prior_knowledge", capabilities.prior_knowledge),
         "uds": (config.uds is not None, capabilities.uds),
     }
     if config.proxy is not None:

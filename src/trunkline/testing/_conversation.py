@@ -200,6 +200,12 @@ class Conversation:
             while True:
                 self.read_some()
 
+    def is_readable(self, seconds: float = 0.0) -> bool:
+        """Whether `read_some` would return at once, or does within `seconds`."""
+        if self._ahead or (self._tls is not None and self._tls.pending()):
+            return True
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
     def wait_gone(self) -> None:
         """Wait until the client ends the connection, without reading a byte of it."""
         poll = select.poll()
@@ -207,6 +213,12 @@ class Conversation:
         while not self.gates.stopping.is_set():
             for _, event in poll.poll(20):
                 raise self._gone(reset=bool(event & select.POLLERR))
+
+    def wait_readable(self) -> None:
+        """Wait until something has come, and leave it where it is."""
+        while not self._ahead and not self.gates.stopping.is_set():
+            if select.select([self._socket], [], [], 0.02)[0]:
+                return
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -221,6 +233,12 @@ class Conversation:
             raise AssertionError("the client has not read what the script sends") from error
         except OSError as error:
             raise self._gone(reset=isinstance(error, ConnectionResetError)) from error
+
+    def send_beneath(self, data: bytes) -> None:
+        """Send past TLS, straight to TCP: what comes is no TLS record, or a broken one."""
+        with contextlib.suppress(OSError):  # The client was first.
+            socket.socket.sendall(self._socket, data)
+            self.sent += len(data)
 
     def fin(self) -> None:
         """End our direction; with TLS without a close_notify."""

@@ -91,6 +91,11 @@ def expect_bytes(size: int) -> Step:
     return step
 
 
+def await_bytes() -> Step:
+    """Wait until the client has sent something, and read none of it."""
+    return Conversation.wait_readable
+
+
 def drain() -> Step:
     """Read until the client ends the connection."""
     return Conversation.drain
@@ -110,6 +115,15 @@ def send(*pieces: bytes) -> Step:
     def step(conversation: Conversation) -> None:
         for piece in pieces:
             conversation.send(piece)
+
+    return step
+
+
+def send_beneath(data: bytes) -> Step:
+    """Send past TLS, straight to TCP."""
+
+    def step(conversation: Conversation) -> None:
+        conversation.send_beneath(data)
 
     return step
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from trunkline.testing._conversation import ClientGone, Conversation, Gates, ReceivedRequest
 
@@ -65,7 +65,7 @@ class ScriptedServer:
 
     # -- its life ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> ScriptedServer:
+    def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 

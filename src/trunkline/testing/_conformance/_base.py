@@ -25,6 +25,7 @@ from trunkline._registry import capabilities_of, open_transport
 from trunkline.testing._certificates import Certificates
 from trunkline.testing._conformance._helpers import counts, until
 from trunkline.testing._conversation import ReceivedRequest
+from trunkline.testing._promises import PROMISES, promise_of
 from trunkline.testing._servers import Script, ScriptedServer
 
 PATIENCE = 30.0
@@ -171,6 +172,10 @@ class Conformance:
     """The frame. See `TransportConformance` for how it is used."""
 
     backend: ClassVar[str]
+    promise: ClassVar[int]
+    """Number of the promise that the behaviours of this part belong to; see `keeps`."""
+    part_needs: ClassVar[tuple[str, ...]] = ()
+    """Capabilities without which no behaviour of this part can be had; see `needs`."""
     pytestmark = pytest.mark.anyio
 
     # -- what a backend's test class may change ----------------------------------------------------
@@ -184,6 +189,16 @@ class Conformance:
         """Make the transport under test; `config.backend` is set."""
         return open_transport(config)
 
+    @pytest.fixture(autouse=True)
+    def _name_the_promise(self, request: pytest.FixtureRequest) -> None:
+        """Have a test that fails say which promise of `Transport` is broken."""
+        name = request.function.__name__
+        number = promise_of(type(self), name)
+        request.node.add_report_section(str(number), "promise", PROMISES[number])
+        missing = self._missing(name)
+        if missing:
+            pytest.skip(missing)
+
     # -- loops and gates ---------------------------------------------------------------------------
 
     @pytest.fixture
@@ -196,10 +211,8 @@ class Conformance:
         if "anyio_backend" not in metafunc.fixturenames:
             return
         capabilities = _ask_once(self.capabilities)
-        needed: tuple[str, ...] = getattr(metafunc.function, "needs", ())
-        missing = [name for name in needed if not getattr(capabilities, name)]
-        reason = f"backend {capabilities.name!r} has no capability {', '.join(missing)}"
-        marks = [pytest.mark.skip(reason=reason)] if missing else []
+        missing = self._missing(metafunc.function.__name__)
+        marks = [pytest.mark.skip(reason=missing)] if missing else []
         loops = [
             pytest.param((library, options), id=name, marks=marks)
             for name, library, options, module in _LOOPS
@@ -209,6 +222,19 @@ class Conformance:
         metafunc.parametrize(
             "anyio_backend", loops[:1] if missing else loops, indirect=True, scope="function"
         )
+
+    @classmethod
+    def _missing(cls, name: str) -> str:
+        """Why the backend cannot be asked for this behaviour; empty where it can."""
+        capabilities = _ask_once(cls.capabilities)
+        needed: tuple[str, ...] = getattr(getattr(cls, name), "needs", ())
+        for part in cls.__mro__:
+            if name in vars(part):
+                needed = (*vars(part).get("part_needs", ()), *needed)
+        missing = [each for each in needed if not getattr(capabilities, each)]
+        if not missing:
+            return ""
+        return f"backend {capabilities.name!r} has no capability {', '.join(missing)}"
 
     # -- what tests are made with ------------------------------------------------------------------
 
@@ -240,7 +266,8 @@ class Conformance:
     ) -> AsyncGenerator[Rig]:
         """A server that follows `scripts`, and a transport made of config `options`.
 
-        At the end the transport is closed, and no connection may be left at the server.
+        At the end the transport is closed, and no connection may be left at the server; unless the
+        backend has said that it cannot end an exchange before its head.
         """
         if uds is not None:
             options["uds"] = uds
@@ -260,7 +287,8 @@ class Conformance:
                 if failure is not None:
                     raise failure
             server.release()
-            await until(lambda: server.open_connections == 0)
+            if transport.capabilities.aborts:
+                await until(lambda: server.open_connections == 0)
 
     @asynccontextmanager
     async def secure_rig(self, *scripts: Script, **options: Any) -> AsyncGenerator[Rig]:

@@ -11,6 +11,7 @@ import pytest
 
 from trunkline._errors import DecodeError, DecompressionLimit
 from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import expect_request as expect, response, send, serve, wait
 
 TEXT = b'{"answer": "' + b"forty-two, " * 300 + b'"}'
@@ -39,6 +40,8 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Bodies(Conformance):
+    promise = 3
+
     # -- content coding ----------------------------------------------------------------------------
 
     @pytest.mark.parametrize("coding", CODINGS)
@@ -79,6 +82,7 @@ class Bodies(Conformance):
             rig.server.open("read")
             assert b"".join([piece async for piece in pieces]) == b" second"
 
+    @keeps(7)
     @pytest.mark.parametrize("cut", ["corrupt", "truncated"])
     async def test_a_body_that_does_not_decode_is_an_error(self, cut: str) -> None:
         coded = gzip.compress(TEXT)
@@ -91,6 +95,7 @@ class Bodies(Conformance):
             assert caught.value.host == "127.0.0.1"
             assert rig.transport.snapshot().active == 0
 
+    @keeps(7)
     async def test_a_body_that_inflates_beyond_measure_is_an_error(self) -> None:
         coder = zlib.compressobj(wbits=31)
         bomb = b"".join(coder.compress(bytes(1024 * 1024)) for _ in range(64)) + coder.flush()

@@ -9,14 +9,17 @@ import pytest
 from trunkline._config import Limits
 from trunkline._errors import TransportClosed, TransportError
 from trunkline._messages import Response
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import counts, until
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import expect_request, hold, response, send, serve, wait
 
 PAGE = response(200, b"page")
 
 
 class Closing(Conformance):
+    promise = 11
+
     async def test_closing_twice_does_no_harm_to_a_transport(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             await rig.fetch()
@@ -34,6 +37,7 @@ class Closing(Conformance):
         async with self.transport() as transport:
             await transport.aclose()
 
+    @needs("pooled")
     async def test_close_leaves_no_socket(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             answers = [await rig.send() for _ in range(3)]
@@ -77,6 +81,7 @@ class Closing(Conformance):
                 assert isinstance(error, TransportClosed)
                 assert (error.request_sent, error.replay) == (False, "safe")
 
+    @needs("aborts")
     async def test_a_call_that_is_connecting_is_told(self) -> None:
         async with self.rig([hold()]) as rig:
             call = rig.start(lambda: rig.fetch_url(f"https://127.0.0.1:{rig.server.port}/"))
@@ -114,6 +119,7 @@ class Closing(Conformance):
                 assert isinstance(await call.failure(), TransportError)
             assert answered.is_closed
 
+    @keeps(12)
     async def test_a_body_read_after_the_close_never_looks_whole(self) -> None:
         async with self.rig([expect_request(), send(PAGE[:-1]), hold()]) as rig:
             answered = await rig.send()
@@ -158,6 +164,7 @@ class Closing(Conformance):
 
             await call.result()
 
+    @needs("aborts")
     async def test_draining_ends_what_takes_longer(self) -> None:
         async with self.rig([expect_request(), hold()]) as rig:
             call = rig.begin_fetch()
@@ -177,6 +184,7 @@ class Closing(Conformance):
 
     # -- responses nobody closed -------------------------------------------------------------------
 
+    @keeps(5)
     async def test_a_response_that_is_dropped_gives_its_connection_back(self) -> None:
         async with self.rig([expect_request(), send(PAGE[:-1]), hold()]) as rig:
             answered = await rig.transport.send(rig.request())
@@ -187,6 +195,7 @@ class Closing(Conformance):
             await until(lambda: counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0))
             await rig.until_client_closed()
 
+    @keeps(5)
     async def test_an_iterator_that_is_dropped_gives_its_connection_back(self) -> None:
         async with self.rig([expect_request(), send(PAGE[:-1]), hold()]) as rig:
             pieces = (await rig.transport.send(rig.request())).aiter_bytes()
@@ -198,6 +207,7 @@ class Closing(Conformance):
 
     # -- event loops -------------------------------------------------------------------------------
 
+    @keeps(16)
     async def test_a_transport_may_be_used_from_a_second_event_loop(
         self, anyio_backend_name: str
     ) -> None:

@@ -27,6 +27,7 @@ from trunkline.testing._dns_server import (
     DNSServer,
     addresses,
 )
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import response, serve
 from trunkline.testing._servers import ScriptedServer
 
@@ -60,6 +61,9 @@ class Named:
 
 
 class Names(Conformance):
+    promise = 10
+    part_needs = ("pooled",)
+
     @asynccontextmanager
     async def named(
         self, names: dict[str, Answer], *, timeouts: Timeouts = TIMEOUTS, **dns: Any
@@ -73,6 +77,7 @@ class Names(Conformance):
 
     # -- bad answers -------------------------------------------------------------------------------
 
+    @keeps(7)
     @pytest.mark.parametrize(
         "answer", [NXDOMAIN, addresses(), SERVFAIL], ids=lambda each: each.code
     )
@@ -86,6 +91,7 @@ class Names(Conformance):
             assert error.__cause__ is not None
             assert counts(named.rig.transport.snapshot()) == (0, 0, 0, 0, 0)
 
+    @keeps(8)
     async def test_a_silent_name_server_is_a_connect_timeout_and_holds_up_no_other_host(
         self,
     ) -> None:
@@ -159,6 +165,7 @@ class Names(Conformance):
 
             assert named.names.asked("api.test") == 1
 
+    @keeps(5)
     async def test_a_cancelled_call_does_not_end_the_look_up_of_another(self) -> None:
         async with self.named({"api.test": HERE.held()}) as named:
             first = named.rig.start(lambda: named.fetch("api.test"))
@@ -172,6 +179,7 @@ class Names(Conformance):
             assert (await second.result()).content == b"page"
             assert first.cancelled
 
+    @keeps(11)
     async def test_closing_the_transport_ends_a_look_up(self) -> None:
         async with self.named({"mute.test": SILENCE}) as named:
             call = named.rig.start(lambda: named.fetch("mute.test"))

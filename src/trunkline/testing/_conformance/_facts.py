@@ -19,7 +19,7 @@ from trunkline._errors import (
     TransportError,
 )
 from trunkline._messages import Request
-from trunkline.testing._conformance._base import Conformance, Rig
+from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import closed_port
 from trunkline.testing._script import expect_request, fin, hold, response, send, serve
 from trunkline.testing._servers import Script
@@ -36,6 +36,8 @@ FAULTS: dict[str, tuple[type[TransportError], Script]] = {
 
 
 class Facts(Conformance):
+    promise = 7
+
     @asynccontextmanager
     async def _faulty(self, fault: str) -> AsyncGenerator[tuple[Rig, TransportError]]:
         """A call with secrets in every part of it, and the error that came of it."""
@@ -83,10 +85,12 @@ class Facts(Conformance):
             assert error.__cause__ is not None
             assert not isinstance(error.__cause__, TransportError)
 
+    @needs("pooled")
     async def test_the_size_of_what_was_sent_is_told(self) -> None:
         async with self._faulty("disconnected") as (rig, error):
             assert error.bytes_sent == len(rig.server.received)
 
+    @needs("pooled")
     async def test_errors_of_the_body_tell_the_same_facts(self) -> None:
         async with self.rig([expect_request(), send(PAGE[:-1]), fin()]) as rig:
             answered = await rig.send("POST", content=b"order")

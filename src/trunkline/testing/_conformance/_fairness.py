@@ -12,7 +12,7 @@ import pytest
 from trunkline._config import Limits, Timeouts
 from trunkline._errors import PoolFull, PoolTimeout
 from trunkline._messages import Request, Response
-from trunkline.testing._conformance._base import Call, Conformance, Rig
+from trunkline.testing._conformance._base import Call, Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import until
 from trunkline.testing._script import expect_request, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
@@ -23,8 +23,11 @@ CALLS = 240
 
 
 class Fairness(Conformance):
+    promise = 8
+
     # -- hosts -------------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_busy_host_does_not_starve_another(self) -> None:
         stages = [expect_request(), wait("first"), send(PAGE), expect_request(), wait("second")]
         busy = [*stages, send(PAGE), *serve(PAGE)]
@@ -130,6 +133,7 @@ class Fairness(Conformance):
 
     # -- what is told ------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_call_that_is_refused_is_told_the_numbers(self) -> None:
         limits = Limits(max_connections=2, max_waiting=3)
         async with self.rig(serve(PAGE), limits=limits) as rig:
@@ -147,6 +151,7 @@ class Fairness(Conformance):
             assert re.search(r"\b3 calls waiting", told)
             assert re.search(r"max_connections 2\b", told)
 
+    @needs("pooled")
     async def test_a_call_that_waited_in_vain_is_told_the_numbers(self) -> None:
         limits, timeouts = Limits(max_connections=2), Timeouts(pool=0.1)
         async with self.rig(serve(PAGE), limits=limits, timeouts=timeouts) as rig:

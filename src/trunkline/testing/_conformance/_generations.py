@@ -22,7 +22,7 @@ from trunkline._errors import (
 from trunkline._registry import available_backends, capabilities_of
 from trunkline.pool._runtime import sniff_loop
 from trunkline.testing._certificates import Certificates
-from trunkline.testing._conformance._base import Conformance, Rig
+from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import counts, until
 from trunkline.testing._script import expect_request, hold, response, send, serve, wait
 from trunkline.testing._servers import Script
@@ -35,6 +35,8 @@ LONG = 3600.0
 
 
 class Generations(Conformance):
+    promise = 11
+
     @asynccontextmanager
     async def _client(self, *scripts: Script, **options: Any) -> AsyncGenerator[tuple[Rig, Client]]:
         """A rig, and a client on its transport."""
@@ -183,6 +185,7 @@ class Generations(Conformance):
 
     # -- draining ----------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_response_under_way_finishes_while_a_transport_drains(self) -> None:
         async with self.rig(GATED) as rig:
             call = rig.begin_fetch()
@@ -228,6 +231,7 @@ class Generations(Conformance):
             assert [(each.request_sent, each.replay) for each in failures] == [(False, "safe")] * 2
             assert rig.server.connections == 1
 
+    @needs("pooled")
     async def test_idle_connections_are_closed_at_once_when_a_transport_drains(self) -> None:
         async with self.rig([*GATED, *serve(PAGE)]) as rig:
             call = rig.begin_fetch()
@@ -254,6 +258,7 @@ class Generations(Conformance):
             with pytest.raises(TransportClosed):
                 await answered.aread()
 
+    @needs("pooled")
     async def test_a_call_that_waits_for_its_head_is_cut_when_the_drain_is_over(self) -> None:
         async with self.rig([expect_request(), hold()]) as rig:
             call = rig.begin_fetch("POST", content=b"order")

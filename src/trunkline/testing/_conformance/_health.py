@@ -32,6 +32,9 @@ FOUR = Limits(max_connections=4)
 
 
 class Health(Conformance):
+    promise = 15
+    part_needs = ("pooled",)
+
     # -- what it counts ----------------------------------------------------------------------------
 
     async def test_calls_that_waited_are_counted_with_their_time(self) -> None:

@@ -18,6 +18,7 @@ from trunkline._messages import Request, Response
 from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import counts, info, until
 from trunkline.testing._llm_server import LLMServer
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import response, serve
 
 
@@ -54,6 +55,8 @@ class Peer:
 
 
 class Http2(Conformance):
+    promise = 10
+
     @asynccontextmanager
     async def _peer(self, **options: Any) -> AsyncGenerator[Peer]:
         server = LLMServer(tls=True, http2=True)
@@ -65,7 +68,7 @@ class Http2(Conformance):
 
     # -- which version -----------------------------------------------------------------------------
 
-    @needs("http2")
+    @needs("http2", "pooled")
     async def test_http2_is_agreed_on_by_alpn(self) -> None:
         async with self._peer() as peer:
             answered = await peer.fetch()
@@ -98,6 +101,7 @@ class Http2(Conformance):
 
     # -- messages ----------------------------------------------------------------------------------
 
+    @keeps(12)
     @needs("http2")
     async def test_requests_over_http2_say_what_they_were_given(self) -> None:
         headers = [("X-Tag", "one"), ("x-tag", "two"), ("X-Empty", "")]
@@ -111,7 +115,7 @@ class Http2(Conformance):
             ours = [tuple(pair) for pair in seen["headers"] if pair[0].startswith("x-")]
             assert ours == [("x-tag", "one"), ("x-tag", "two"), ("x-empty", "")]
 
-    @needs("http2")
+    @needs("http2", "verbatim")
     async def test_headers_that_http2_has_no_use_for_are_left_out(self) -> None:
         headers = {"Connection": "keep-alive", "Keep-Alive": "timeout=5", "Host": "virtual.example"}
         async with self._peer() as peer:
@@ -120,12 +124,14 @@ class Http2(Conformance):
             names = {name for name, _ in seen["headers"]}
             assert names.isdisjoint({"connection", "keep-alive", "transfer-encoding"})
 
+    @keeps(12)
     @needs("http2")
     async def test_large_bodies_pass_through_http2_whole(self) -> None:
         body = b"0123456789abcdef" * 64 * 1024  # 1 MiB, many flow-control windows
         async with self._peer() as peer:
             assert (await peer.fetch("POST", content=body)).json()["text"] == body.decode()
 
+    @keeps(2)
     @needs("http2")
     async def test_an_error_status_over_http2_is_a_response(self) -> None:
         async with self._peer() as peer:
@@ -135,7 +141,8 @@ class Http2(Conformance):
 
     # -- many at once ------------------------------------------------------------------------------
 
-    @needs("http2")
+    @keeps(13)
+    @needs("http2", "pooled")
     async def test_calls_at_once_share_a_connection(self) -> None:
         async with self._peer() as peer:
             answers = [await peer.generate(2, delay=0.05) for _ in range(20)]
@@ -148,7 +155,8 @@ class Http2(Conformance):
             assert peer.server.connections == 1
             assert counts(peer.transport.snapshot()) == (1, 0, 1, 0, 0)
 
-    @needs("http2")
+    @keeps(13)
+    @needs("http2", "pooled")
     async def test_the_first_calls_at_once_share_a_connection_too(self) -> None:
         async with self._peer() as peer:
             async with anyio.create_task_group() as group:
@@ -169,7 +177,8 @@ class Http2(Conformance):
 
     # -- one among many ----------------------------------------------------------------------------
 
-    @needs("http2")
+    @keeps(5)
+    @needs("http2", "aborts")
     async def test_a_cancelled_stream_is_reset_and_disturbs_no_other(self) -> None:
         async with self._peer() as peer:
             bystander = await peer.generate(30, delay=0.01)
@@ -182,7 +191,8 @@ class Http2(Conformance):
             assert (await peer.fetch()).status_code == 200
             assert peer.server.connections == 1
 
-    @needs("http2")
+    @keeps(5)
+    @needs("http2", "pooled")
     async def test_a_response_over_http2_that_is_closed_early_is_reset(self) -> None:
         async with self._peer() as peer:
             async with await peer.generate(1000, delay=0.01) as answered:
@@ -192,6 +202,7 @@ class Http2(Conformance):
             now = peer.transport.snapshot()
             assert (counts(now), now.closed) == ((1, 0, 1, 0, 0), {})
 
+    @keeps(5)
     @needs("http2")
     async def test_many_cancelled_streams_leave_the_connection_as_it_was(self) -> None:
         async with self._peer() as peer:
@@ -202,6 +213,7 @@ class Http2(Conformance):
             assert (await peer.fetch("POST", content=b"x" * 200_000)).status_code == 200
             assert peer.server.connections == 1
 
+    @keeps(3)
     @needs("http2")
     async def test_a_reader_that_does_not_read_blocks_no_other_stream(self) -> None:
         async with self._peer() as peer:
@@ -212,7 +224,8 @@ class Http2(Conformance):
             assert b"[DONE]" in await unread.aread()
             assert peer.server.connections == 1
 
-    @needs("http2")
+    @keeps(8)
+    @needs("http2", "aborts")
     async def test_each_stream_has_its_own_deadline(self) -> None:
         async with self._peer() as peer:
             lively = await peer.generate(30, delay=0.02)
@@ -224,6 +237,7 @@ class Http2(Conformance):
             assert b"[DONE]" in await lively.aread()
             assert peer.server.connections == 1
 
+    @keeps(11)
     @needs("http2")
     async def test_closing_the_transport_ends_every_stream(self) -> None:
         async with self._peer() as peer:
@@ -235,7 +249,8 @@ class Http2(Conformance):
                     await answered.aread()
             await peer.server.wait_open_connections(0)
 
-    @needs("http2")
+    @keeps(14)
+    @needs("http2", "pooled")
     async def test_a_warm_http2_connection_carries_the_first_calls(self) -> None:
         async with self._peer() as peer:
             assert await peer.transport.warm(peer.server.url) == 1

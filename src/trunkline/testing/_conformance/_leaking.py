@@ -15,6 +15,7 @@ from trunkline._messages import Response
 from trunkline.testing._conformance._base import Conformance, Rig
 from trunkline.testing._conformance._helpers import counts
 from trunkline.testing._conformance._recorder import observed
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import expect_request, hold, response, send, serve, wait
 
 PAGE = response(200, b"page")
@@ -25,6 +26,9 @@ SOON: dict[str, Any] = {"leak_after": 0.06}
 
 
 class Leaking(Conformance):
+    promise = 15
+    part_needs = ("pooled",)
+
     # -- open and not read -------------------------------------------------------------------------
 
     async def test_a_response_that_is_not_read_is_told_of_and_its_connection_taken_back(
@@ -48,6 +52,7 @@ class Leaking(Conformance):
 
             assert (await rig.fetch()).content == b"page"
 
+    @keeps(12)
     async def test_a_forgotten_response_never_looks_whole(self) -> None:
         async with self.rig([expect_request(), send(PAGE)], **SOON) as rig:
             forgotten = await rig.send()

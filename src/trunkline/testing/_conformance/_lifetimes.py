@@ -32,6 +32,9 @@ ENDS: dict[str, Step] = {"fin": fin(), "rst": rst()}
 
 
 class Lifetimes(Conformance):
+    promise = 13
+    part_needs = ("pooled",)
+
     # -- age ---------------------------------------------------------------------------------------
 
     async def test_a_connection_that_gets_too_old_in_use_ends_with_its_exchange(self) -> None:

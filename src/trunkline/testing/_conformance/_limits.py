@@ -6,7 +6,7 @@ import pytest
 
 from trunkline._config import Limits, Timeouts
 from trunkline._errors import PoolFull, PoolTimeout
-from trunkline.testing._conformance._base import Call, Conformance, Rig
+from trunkline.testing._conformance._base import Call, Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import closed_port, info, until
 from trunkline.testing._script import expect_request, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
@@ -16,6 +16,8 @@ GATED = [expect_request(), wait("go"), send(PAGE), *serve(PAGE)]
 
 
 class LimitsHold(Conformance):
+    promise = 8
+
     async def test_max_connections_is_never_exceeded(self) -> None:
         async with self.rig(GATED, limits=Limits(max_connections=3)) as rig:
             calls = [rig.begin_fetch() for _ in range(12)]
@@ -43,6 +45,7 @@ class LimitsHold(Conformance):
                     await call.result()
                 assert other.connections == 1
 
+    @needs("pooled")
     async def test_an_idle_connection_makes_room_for_another_host(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             with ScriptedServer(serve(PAGE)) as other:
@@ -53,6 +56,7 @@ class LimitsHold(Conformance):
                 now = rig.transport.snapshot()
                 assert (now.open, now.closed) == (1, {"evicted": 1})
 
+    @needs("pooled")
     async def test_the_connection_that_was_idle_longest_makes_room(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=2)) as rig:
             with ScriptedServer(serve(PAGE)) as second, ScriptedServer(serve(PAGE)) as third:
@@ -63,6 +67,7 @@ class LimitsHold(Conformance):
                 await rig.fetch_url(second.url)
                 assert second.connections == 1
 
+    @needs("pooled")
     async def test_max_connections_per_host_is_never_exceeded(self) -> None:
         limits = Limits(max_connections_per_host=2)
         async with self.rig(GATED, limits=limits) as rig:
@@ -75,6 +80,7 @@ class LimitsHold(Conformance):
                 await call.result()
             assert rig.server.connections == 2
 
+    @needs("pooled")
     async def test_a_host_at_its_limit_does_not_hold_up_another(self) -> None:
         limits = Limits(max_connections_per_host=1)
         async with self.rig(GATED, limits=limits) as rig:
@@ -110,6 +116,7 @@ class LimitsHold(Conformance):
             targets = [request.target for request in rig.server.requests]
             assert targets == ["/held", "/waiting", "/newcomer"]
 
+    @needs("pooled")
     async def test_a_freed_connection_goes_to_the_waiting_call(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             held = await rig.send()
@@ -119,6 +126,7 @@ class LimitsHold(Conformance):
             assert info(await waiting.result()).id == info(held).id
             assert rig.server.connections == 1
 
+    @needs("pooled")
     async def test_the_slot_of_an_aborted_exchange_goes_to_the_waiting_call(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             held = await rig.send()
@@ -195,6 +203,7 @@ class LimitsHold(Conformance):
 
     # -- none --------------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_none_means_no_limit(self) -> None:
         limits = Limits(max_connections=None, max_keepalive_connections=None)
         async with self.rig(GATED, limits=limits) as rig:

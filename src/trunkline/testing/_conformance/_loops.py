@@ -25,6 +25,7 @@ from trunkline.testing._certificates import Certificates
 from trunkline.testing._conformance._base import PATIENCE, Conformance, needs
 from trunkline.testing._conformance._helpers import counts, info, until
 from trunkline.testing._conversation import ReceivedRequest
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import expect_request, hold, response, send, serve, start_tls, wait
 from trunkline.testing._servers import ScriptedServer
 
@@ -36,6 +37,8 @@ Run: TypeAlias = Callable[..., Any]
 
 
 class Loops(Conformance):
+    promise = 16
+
     # -- one after the other -----------------------------------------------------------------------
 
     def test_a_transport_serves_one_loop_after_the_other(self, in_a_loop: Run) -> None:
@@ -55,6 +58,7 @@ class Loops(Conformance):
                 assert in_a_loop(_fetch, transport, server.url).content == b"page"
                 assert anyio.run(_fetch, transport, server.url, backend=other).content == b"page"
 
+    @needs("pooled")
     def test_a_loop_does_not_see_what_another_has_left(self, in_a_loop: Run) -> None:
         async def look() -> tuple[int, int, int, int, int]:
             before = counts(transport.snapshot())
@@ -67,6 +71,7 @@ class Loops(Conformance):
             for _ in range(2):
                 assert in_a_loop(look) == (0, 0, 0, 0, 0)
 
+    @needs("pooled")
     def test_the_connections_of_a_loop_are_closed_with_it(self, in_a_loop: Run) -> None:
         with ScriptedServer(serve(PAGE)) as server:
             transport = self.open_transport(self.config())
@@ -75,6 +80,7 @@ class Loops(Conformance):
             _wait_until(lambda: server.open_connections == 0)
             assert server.conversations[0].client_closed
 
+    @needs("pooled")
     def test_a_connection_in_use_is_closed_with_its_loop(self, in_a_loop: Run) -> None:
         with ScriptedServer(UNFINISHED) as server:
             transport = self.open_transport(self.config())
@@ -83,6 +89,7 @@ class Loops(Conformance):
             _wait_until(lambda: server.open_connections == 0)
             answered.close()
 
+    @needs("pooled")
     @pytest.mark.parametrize("spares", [0, 2])
     def test_a_loop_that_ends_leaves_no_warning(self, in_a_loop: Run, spares: int) -> None:
         with ScriptedServer(serve(PAGE)) as server, _no_warning():
@@ -92,6 +99,7 @@ class Loops(Conformance):
             in_a_loop(_fetch, transport, server.url)
             _wait_until(lambda: server.open_connections == 0)
 
+    @needs("pooled")
     def test_a_loop_that_ends_while_a_connection_is_opened_leaves_no_warning(
         self, in_a_loop: Run
     ) -> None:
@@ -147,6 +155,8 @@ class Loops(Conformance):
             in_a_loop(answered.aclose)
             assert answered.is_closed
 
+    @needs("pooled")
+    @keeps(12)
     def test_a_response_of_an_earlier_loop_never_looks_whole(self, in_a_loop: Run) -> None:
         with ScriptedServer(UNFINISHED) as server:
             transport = self.open_transport(self.config())
@@ -155,6 +165,7 @@ class Loops(Conformance):
             with pytest.raises(TransportError):
                 in_a_loop(answered.aread)
 
+    @needs("pooled")
     def test_a_response_of_an_earlier_loop_may_be_dropped(self, in_a_loop: Run) -> None:
         async def leave_it_open() -> None:
             left_open.append(await transport.send(Request("GET", server.url)))
@@ -178,6 +189,7 @@ class Loops(Conformance):
 
     # -- at the same time --------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_loops_at_the_same_time_do_not_mix_their_answers(self, in_a_loop: Run) -> None:
         gated = [expect_request(), wait("all"), send(PAGE), *serve(_echo)]
         async with self.rig(gated) as rig:
@@ -204,6 +216,7 @@ class Loops(Conformance):
 
             assert rig.server.connections == 10
 
+    @keeps(11)
     async def test_closing_a_transport_closes_the_connections_of_other_loops(
         self, in_a_loop: Run
     ) -> None:
@@ -224,6 +237,7 @@ class Loops(Conformance):
             await rig.transport.aclose()
             closed.set()
 
+    @keeps(11)
     async def test_draining_lets_responses_in_other_loops_finish(self, in_a_loop: Run) -> None:
         script = [expect_request(), send(PAGE[:-1]), wait("rest"), send(PAGE[-1:])]
         draining = threading.Event()
@@ -251,6 +265,7 @@ class Loops(Conformance):
 
             assert bodies == [b"page"]
 
+    @keeps(5)
     async def test_a_response_that_another_thread_drops_gives_its_connection_back(self) -> None:
         def drop() -> None:
             with pytest.warns(ResourceWarning, match="unclosed response"):

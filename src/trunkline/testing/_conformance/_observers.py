@@ -29,6 +29,9 @@ UNFINISHED = [expect_request(), send(PAGE[:-1]), hold()]
 
 
 class Observers(Conformance):
+    promise = 15
+    part_needs = ("pooled",)
+
     # -- what an event holds -----------------------------------------------------------------------
 
     async def test_each_call_has_an_id_of_its_own(self) -> None:

@@ -42,6 +42,9 @@ FAILURES: dict[str, tuple[Script, str]] = {
 
 
 class Observing(Conformance):
+    promise = 15
+    part_needs = ("pooled",)
+
     # -- calls that end well -----------------------------------------------------------------------
 
     async def test_a_call_on_a_new_connection_is_told_step_by_step(self) -> None:

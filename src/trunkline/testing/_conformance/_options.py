@@ -13,6 +13,7 @@ import pytest
 from trunkline._config import Tls, TransportConfig
 from trunkline._errors import UnsupportedOption
 from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import response, serve
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,6 +25,8 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Options(Conformance):
+    promise = 10
+
     @pytest.mark.parametrize("capability", OPTIONS)
     def test_an_option_is_refused_unless_the_backend_can_honour_it(self, capability: str) -> None:
         option, given = OPTIONS[capability]
@@ -54,18 +57,21 @@ class Options(Conformance):
             with pytest.raises(UnsupportedOption, match=r"ca_file|client_cert"):
                 self.open_transport(self.config(tls=tls))
 
+    @keeps(15)
     def test_a_transport_says_what_it_can_do(self) -> None:
         transport = self.open_transport(self.config())
 
         assert transport.capabilities == self.capabilities()
         assert transport.capabilities.name == self.backend
 
+    @keeps(16)
     def test_a_transport_may_be_made_before_the_event_loop_runs(self) -> None:
         transport = self.open_transport(TransportConfig(backend=self.backend))
 
         now = transport.snapshot()
         assert (now.open, now.created, now.max_connections) == (0, 0, 100)
 
+    @keeps(16)
     async def test_a_transport_made_before_the_loop_works_in_it(self) -> None:
         async with self.rig(serve(response(200, b"page"))) as rig:
             made = await anyio.to_thread.run_sync(self.open_transport, self.config())

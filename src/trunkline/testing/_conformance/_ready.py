@@ -31,6 +31,9 @@ PAGE = response(200, b"page")
 
 
 class Ready(Conformance):
+    promise = 14
+    part_needs = ("pooled",)
+
     async def test_a_warm_connection_does_not_count_as_reused(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             await rig.transport.warm(rig.url())

@@ -22,6 +22,9 @@ async def _produce() -> AsyncIterator[bytes]:
 
 
 class Replaying(Conformance):
+    promise = 6
+    part_needs = ("pooled",)
+
     async def test_an_idempotent_request_is_sent_again_when_a_used_connection_fails(self) -> None:
         async with self.rig(HANGS_UP, serve(PAGE)) as rig:
             await rig.fetch("GET", "/first")

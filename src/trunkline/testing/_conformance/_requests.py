@@ -9,8 +9,9 @@ import pytest
 
 from trunkline._errors import InvalidRequest, TransportError
 from trunkline._messages import Request, Response
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import pieces_of
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import drain, expect_head, hold, response, serve
 
 ODD_TARGETS = (
@@ -23,12 +24,15 @@ ODD_TARGETS = (
 
 
 class Requests(Conformance):
+    promise = 12
+
     async def test_the_method_is_sent_as_given(self) -> None:
         async with self.rig(serve()) as rig:
             await rig.fetch("Mixed-Case")
 
             assert rig.received.method == "Mixed-Case"
 
+    @needs("verbatim")
     @pytest.mark.parametrize("target", ODD_TARGETS)
     async def test_the_target_is_sent_byte_for_byte(self, target: str) -> None:
         async with self.rig(serve()) as rig:
@@ -81,6 +85,7 @@ class Requests(Conformance):
 
             assert rig.received.all("Host") == ["virtual.example"]
 
+    @needs("verbatim")
     async def test_headers_keep_their_order_and_case(self) -> None:
         headers = [("X-Zebra", "1"), ("x-apple", "2"), ("X-MANGO", "3"), ("accept", "*/*")]
         async with self.rig(serve()) as rig:
@@ -95,12 +100,15 @@ class Requests(Conformance):
 
             assert rig.received.all("X-Tag") == ["one", "two, three"]
 
+    @needs("verbatim")
+    @keeps(1)
     async def test_a_request_without_a_body_has_no_header_but_host(self) -> None:
         async with self.rig(serve()) as rig:
             await rig.fetch("GET")
 
             assert [name for name, _ in rig.received.headers] == ["Host"]
 
+    @keeps(1)
     async def test_headers_that_libraries_like_to_set_are_left_as_the_caller_set_them(self) -> None:
         headers = [
             ("User-Agent", "mine/1.0"),
@@ -122,6 +130,7 @@ class Requests(Conformance):
 
     # -- bodies ------------------------------------------------------------------------------------
 
+    @needs("verbatim")
     async def test_a_body_of_bytes_is_sent_with_its_length_and_nothing_else(self) -> None:
         async with self.rig(serve()) as rig:
             await rig.fetch("POST", content=b"hello")
@@ -129,6 +138,7 @@ class Requests(Conformance):
             assert rig.received.headers[1:] == [("Content-Length", "5")]
             assert rig.received.body == b"hello"
 
+    @needs("verbatim")
     async def test_a_body_that_is_iterated_is_sent_chunked(self) -> None:
         async with self.rig(serve()) as rig:
             await rig.fetch("POST", content=pieces_of(b"one", b"two"))
@@ -151,6 +161,7 @@ class Requests(Conformance):
             assert rig.received.complete
             assert rig.received.body == b""
 
+    @needs("verbatim")
     async def test_a_length_declared_for_an_iterated_body_is_honoured(self) -> None:
         headers = {"Content-Length": "6"}
         async with self.rig(serve()) as rig:
@@ -159,6 +170,7 @@ class Requests(Conformance):
             assert rig.received.headers[1:] == [("Content-Length", "6")]
             assert rig.received.body == b"onetwo"
 
+    @keeps(7)
     @pytest.mark.parametrize("declared", [5, 7], ids=["too-short", "too-long"])
     async def test_a_body_that_contradicts_its_declared_length_is_an_error(
         self, declared: int
@@ -185,6 +197,7 @@ class Requests(Conformance):
             (conversation,) = rig.server.conversations
             assert b"two" not in conversation.received
 
+    @needs("verbatim")
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
     async def test_an_empty_post_says_that_its_length_is_zero(self, method: str) -> None:
         async with self.rig(serve()) as rig:
@@ -217,6 +230,7 @@ class Requests(Conformance):
 
     # -- the request object ------------------------------------------------------------------------
 
+    @keeps(4)
     async def test_a_request_is_not_changed_by_being_sent(self) -> None:
         async with self.rig(serve()) as rig:
             request = rig.request("POST", "/a%2Cb", headers=[("X-One", "1")], content=b"body")
@@ -228,6 +242,7 @@ class Requests(Conformance):
             assert list(request.headers.items()) == [("X-One", "1")]
             assert request.content == b"body"
 
+    @keeps(4)
     async def test_a_request_may_be_sent_again(self) -> None:
         async with self.rig(serve()) as rig:
             request = rig.request("POST", "/twice", content=b"body")
@@ -239,6 +254,7 @@ class Requests(Conformance):
             assert first.raw_head == second.raw_head
             assert first.body == second.body == b"body"
 
+    @keeps(4)
     async def test_a_request_may_be_sent_by_two_calls_at_once(self) -> None:
         async with self.rig(serve(lambda request: response(200, bytes(request.body)))) as rig:
             request = rig.request("POST", content=b"shared")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trunkline._errors import HTTPStatusError
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import until
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
     answer,
     chunk,
@@ -21,14 +22,18 @@ from trunkline.testing._script import (
 
 
 class Responses(Conformance):
+    promise = 12
+
     # -- the head ----------------------------------------------------------------------------------
 
+    @needs("verbatim")
     async def test_status_and_reason_are_the_servers(self) -> None:
         async with self.rig(serve(response(299, reason="Quite Fine"))) as rig:
             answered = await rig.fetch()
 
             assert (answered.status_code, answered.reason_phrase) == (299, "Quite Fine")
 
+    @needs("verbatim")
     async def test_an_absent_reason_is_no_error(self) -> None:
         async with self.rig(serve(b"HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok")) as rig:
             answered = await rig.fetch()
@@ -53,6 +58,7 @@ class Responses(Conformance):
 
             assert answered.headers.getall("set-cookie") == ["a=1", "b=2, c"]
 
+    @needs("verbatim")
     async def test_raw_headers_are_the_bytes_of_the_wire(self) -> None:
         head = b"HTTP/1.1 200 OK\r\nX-ODD-case:  padded \t\r\nx-latin: caf\xe9\r\nx-empty:\r\n"
         async with self.rig(serve(head + b"Content-Length: 0\r\n\r\n")) as rig:
@@ -65,6 +71,7 @@ class Responses(Conformance):
                 (b"Content-Length", b"0"),
             )
 
+    @needs("verbatim")
     async def test_header_values_outside_ascii_lose_nothing(self) -> None:
         head = (
             b"HTTP/1.1 200 OK\r\nX-Utf: \xe2\x82\xac\r\nX-Latin: \xe9\r\nContent-Length: 0\r\n\r\n"
@@ -86,6 +93,7 @@ class Responses(Conformance):
 
     # -- what a transport does not act on ----------------------------------------------------------
 
+    @keeps(2)
     @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 599])
     async def test_an_error_status_is_a_response(self, status: int) -> None:
         async with self.rig(serve(response(status, b"why", reason="No"))) as rig:
@@ -94,6 +102,7 @@ class Responses(Conformance):
             assert (answered.status_code, answered.content) == (status, b"why")
             assert answered.is_error
 
+    @keeps(1)
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     async def test_redirects_are_not_followed(self, status: int) -> None:
         async with self.rig(serve(response(status, b"", ("Location", "/elsewhere")))) as rig:
@@ -102,6 +111,7 @@ class Responses(Conformance):
             assert (answered.status_code, answered.headers["Location"]) == (status, "/elsewhere")
             assert len(rig.server.requests) == 1
 
+    @keeps(1)
     async def test_cookies_are_not_kept(self) -> None:
         async with self.rig(serve(response(200, b"", ("Set-Cookie", "session=1; Path=/")))) as rig:
             await rig.fetch()
@@ -109,12 +119,14 @@ class Responses(Conformance):
 
             assert [request.header("Cookie") for request in rig.server.requests] == [None, None]
 
+    @keeps(1)
     async def test_a_challenge_is_not_answered(self) -> None:
         challenge = response(401, b"", ("WWW-Authenticate", "Basic realm=x"))
         async with self.rig(serve(challenge)) as rig:
             assert (await rig.fetch()).status_code == 401
             assert len(rig.server.requests) == 1
 
+    @keeps(2)
     async def test_raise_for_status_raises_for_errors_only(self) -> None:
         async with self.rig(serve(response(404), response(302), response(200))) as rig:
             missing = await rig.fetch()

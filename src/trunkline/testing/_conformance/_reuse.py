@@ -9,7 +9,7 @@ import pytest
 
 from trunkline._config import Limits
 from trunkline._errors import RemoteProtocolError
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import info, until
 from trunkline.testing._script import (
     answer,
@@ -29,6 +29,9 @@ PAGE = response(200, b"page")
 
 
 class Reuse(Conformance):
+    promise = 13
+
+    @needs("pooled")
     async def test_calls_one_after_the_other_share_a_connection(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             for _ in range(20):
@@ -48,6 +51,7 @@ class Reuse(Conformance):
 
             assert rig.server.connections == 5
 
+    @needs("pooled")
     async def test_the_connection_used_last_is_used_first(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             first, second = await rig.send(), await rig.send()
@@ -76,6 +80,7 @@ class Reuse(Conformance):
 
     # -- given back --------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_body_read_to_its_end_frees_the_connection(self) -> None:
         async with self.rig(serve(PAGE)) as rig, await rig.send() as answered:
             assert rig.transport.snapshot().active == 1
@@ -85,6 +90,7 @@ class Reuse(Conformance):
             now = rig.transport.snapshot()
             assert (now.active, now.idle) == (0, 1)
 
+    @needs("pooled")
     async def test_early_close_ends_the_connection(self) -> None:
         async with self.rig([answer(PAGE[:-2])], serve(PAGE)) as rig:
             answered = await rig.send()
@@ -103,6 +109,7 @@ class Reuse(Conformance):
 
             assert (await rig.fetch()).content == b"page"
 
+    @needs("pooled")
     async def test_an_unread_body_never_becomes_the_next_answer(self) -> None:
         async with self.rig(serve(lambda request: response(200, request.target.encode()))) as rig:
             await (await rig.send("GET", "/first")).aclose()
@@ -149,6 +156,7 @@ class Reuse(Conformance):
             assert (await rig.fetch("POST", content=b"once")).content == b"page"
             assert len(rig.server.requests) == 2
 
+    @needs("pooled")
     async def test_a_connection_that_the_server_closed_is_counted_as_ended(self) -> None:
         script = [answer(PAGE), wait("idle"), close(), mark("ended")]
         async with self.rig(script, serve(PAGE)) as rig:
@@ -188,6 +196,7 @@ class Reuse(Conformance):
 
     # -- old ---------------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_keepalive_expiry_ends_idle_connections(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0.05)) as rig:
             await rig.fetch()
@@ -208,6 +217,7 @@ class Reuse(Conformance):
 
             assert rig.server.connections == 1
 
+    @needs("pooled")
     async def test_max_connection_age_ends_connections_however_busy(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connection_age=0.1)) as rig:
             since = anyio.current_time()
@@ -218,6 +228,7 @@ class Reuse(Conformance):
             assert rig.server.connections >= 2
             assert set(rig.transport.snapshot().closed) == {"aged"}
 
+    @needs("pooled")
     @pytest.mark.parametrize("most", [0, 2])
     async def test_max_keepalive_connections_bounds_the_idle_ones(self, most: int) -> None:
         limits = Limits(max_keepalive_connections=most)
@@ -229,6 +240,7 @@ class Reuse(Conformance):
             now = rig.transport.snapshot()
             assert (now.idle, now.closed) == (most, {"surplus": 4 - most})
 
+    @needs("pooled")
     async def test_of_too_many_idle_connections_the_newest_are_kept(self) -> None:
         limits = Limits(max_keepalive_connections=1)
         async with self.rig(serve(PAGE), limits=limits) as rig:

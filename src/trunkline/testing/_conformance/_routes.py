@@ -14,6 +14,7 @@ from trunkline._messages import Request, Response
 from trunkline.testing._certificates import Certificates
 from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import closed_port
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
     close,
     expect_head,
@@ -39,6 +40,8 @@ REFUSALS: dict[str, Script] = {
 
 
 class Routes(Conformance):
+    promise = 10
+
     # -- a proxy that forwards ---------------------------------------------------------------------
 
     @needs("proxy")
@@ -74,6 +77,7 @@ class Routes(Conformance):
                 assert proxy.requests[0].target == "http://origin.invalid/"
                 assert proxy.requests[0].all("Proxy-Authorization") == [BASIC]
 
+    @keeps(13)
     @needs("proxy")
     async def test_connections_to_a_proxy_are_used_again(self) -> None:
         with ScriptedServer(serve(PAGE)) as proxy:
@@ -83,6 +87,7 @@ class Routes(Conformance):
 
                 assert proxy.connections == 1
 
+    @keeps(2)
     @needs("proxy")
     async def test_the_status_of_a_forwarding_proxy_is_a_response(self) -> None:
         with ScriptedServer(serve(response(502, b"no route"))) as proxy:
@@ -105,6 +110,7 @@ class Routes(Conformance):
                 assert rig.received.header("Proxy-Authorization") is None
                 assert b"GET /path" not in proxy.received
 
+    @keeps(13)
     @needs("proxy")
     async def test_a_tunnel_is_used_again(self) -> None:
         with ScriptedServer([tunnel()]) as proxy:
@@ -114,6 +120,7 @@ class Routes(Conformance):
 
                 assert (proxy.connections, rig.server.connections) == (1, 1)
 
+    @keeps(7)
     @needs("proxy")
     async def test_credentials_that_the_proxy_does_not_take_are_a_proxy_error(self) -> None:
         with ScriptedServer([tunnel("user:right")]) as proxy:
@@ -126,6 +133,7 @@ class Routes(Conformance):
                 assert "secret" not in f"{caught.value} {caught.value!r}"
                 assert rig.server.connections == 0
 
+    @keeps(7)
     @needs("proxy")
     @pytest.mark.parametrize("refusal", REFUSALS)
     async def test_a_proxy_that_refuses_to_connect_is_a_proxy_error(self, refusal: str) -> None:
@@ -137,6 +145,7 @@ class Routes(Conformance):
                 assert (caught.value.request_sent, caught.value.replay) == (False, "safe")
                 assert rig.transport.snapshot().connecting == 0
 
+    @keeps(7)
     @needs("proxy")
     async def test_a_proxy_that_is_not_there_is_a_proxy_error(self) -> None:
         async with self.rig(serve(), proxy=f"http://127.0.0.1:{closed_port()}") as rig:
@@ -146,7 +155,8 @@ class Routes(Conformance):
             assert caught.value.replay == "safe"
             assert rig.server.connections == 0
 
-    @needs("proxy")
+    @keeps(8)
+    @needs("proxy", "pooled")
     async def test_a_proxy_that_stalls_is_a_connect_timeout(self) -> None:
         with ScriptedServer([expect_head(), hold()]) as proxy:
             timeouts = Timeouts(connect=0.2)
@@ -180,6 +190,7 @@ class Routes(Conformance):
 
                 assert b"localhost" in proxy.received
 
+    @keeps(7)
     @needs("socks")
     async def test_a_socks_proxy_that_refuses_is_a_proxy_error(self) -> None:
         with ScriptedServer([socks5("user:right")]) as proxy:
@@ -202,6 +213,7 @@ class Routes(Conformance):
             assert rig.received.target == "/path"
             assert rig.received.all("Host") == ["some.name.invalid:81"]
 
+    @keeps(13)
     @needs("uds")
     async def test_connections_over_a_unix_socket_are_used_again(self, tmp_path: Path) -> None:
         async with self.rig(serve(PAGE), uds=tmp_path / "server") as rig:
@@ -221,6 +233,7 @@ class Routes(Conformance):
             ) as rig:
                 assert (await rig.fetch()).content == b"page"
 
+    @keeps(7)
     @needs("uds")
     async def test_a_unix_socket_that_is_not_there_is_a_connect_error(self, tmp_path: Path) -> None:
         async with self.transport(uds=tmp_path / "nobody") as transport:
@@ -238,6 +251,7 @@ class Routes(Conformance):
             monkeypatch.delenv(name.lower(), raising=False)
         return monkeypatch
 
+    @keeps(9)
     async def test_the_environment_is_not_read(
         self, no_proxy_variables: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -250,6 +264,7 @@ class Routes(Conformance):
             assert (await rig.fetch()).content == b"page"
             assert rig.received.header("Authorization") is None
 
+    @keeps(9)
     @needs("proxy")
     async def test_trust_env_takes_the_proxy_from_the_environment(
         self, no_proxy_variables: pytest.MonkeyPatch
@@ -261,6 +276,7 @@ class Routes(Conformance):
 
                 assert proxy.requests[0].target == "http://origin.invalid/"
 
+    @keeps(9)
     @needs("proxy")
     async def test_trust_env_spares_the_hosts_of_no_proxy(
         self, no_proxy_variables: pytest.MonkeyPatch

@@ -15,6 +15,9 @@ GATED = [expect_request(), wait("head"), send(PAGE[:-4]), wait("body"), send(PAG
 
 
 class Snapshots(Conformance):
+    promise = 15
+    part_needs = ("pooled",)
+
     async def test_a_new_transport_has_opened_nothing(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=7)) as rig:
             now = rig.transport.snapshot()

@@ -33,6 +33,9 @@ A_FEW = 10
 
 
 class Spares(Conformance):
+    promise = 14
+    part_needs = ("pooled",)
+
     # -- kept ready --------------------------------------------------------------------------------
 
     async def test_spare_connections_are_opened_once_a_host_is_called(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from trunkline._errors import NetworkError
 from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import pieces_of, until
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
     chunk,
     chunked,
@@ -39,6 +40,8 @@ KERNEL_BUFFERS = 24 * MIB
 
 
 class Streaming(Conformance):
+    promise = 3
+
     # -- down --------------------------------------------------------------------------------------
 
     async def test_the_head_is_returned_before_the_body_has_come(self) -> None:
@@ -64,6 +67,7 @@ class Streaming(Conformance):
             rig.server.open("first")
             assert b"".join([piece async for piece in pieces]) == b"second"
 
+    @keeps(12)
     @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
     async def test_a_large_body_is_received_whole(self, framing: str) -> None:
         body = random.Random(8).randbytes(8 * MIB)
@@ -143,6 +147,7 @@ class Streaming(Conformance):
             assert 0 < produced < KERNEL_BUFFERS
             call.cancel()
 
+    @keeps(7)
     async def test_an_error_of_the_body_reaches_the_caller(self) -> None:
         async with self.rig(serve()) as rig:
             with pytest.raises(_OwnError):
@@ -150,6 +155,7 @@ class Streaming(Conformance):
 
             assert not any(request.complete for request in rig.server.requests)
 
+    @keeps(7)
     async def test_an_error_of_the_body_ends_the_connection(self) -> None:
         async with self.rig(serve()) as rig:
             with pytest.raises(_OwnError):
@@ -159,6 +165,7 @@ class Streaming(Conformance):
             assert (await rig.fetch("GET", "/next")).status_code == 200
             assert [each.target for each in rig.server.conversations[1].requests] == ["/next"]
 
+    @keeps(5)
     async def test_the_body_is_closed_when_the_call_is_cancelled(self) -> None:
         closed = anyio.Event()
 
@@ -203,6 +210,7 @@ class Streaming(Conformance):
 
             await until(closed.is_set)
 
+    @keeps(7)
     async def test_a_server_that_hangs_up_on_an_upload_is_an_error_with_facts(self) -> None:
         async with self.rig([expect_head(), rst()]) as rig:
             with pytest.raises(NetworkError) as caught:

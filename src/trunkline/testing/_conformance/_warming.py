@@ -14,6 +14,9 @@ PAGE = response(200, b"page")
 
 
 class Warming(Conformance):
+    promise = 14
+    part_needs = ("pooled",)
+
     async def test_warming_opens_connections_and_sends_nothing(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             assert await rig.transport.warm(rig.url(), 3) == 3

@@ -1,0 +1,90 @@
+"""How many exchanges run at once, and who is next.
+
+This module knows numbers and order. It does not know connections: those are the library's.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+
+import trunkline
+from trunkline import Limits
+from trunkline.pool import Runtime, Waiter
+
+
+class _Ticket:
+    def __init__(self, priority: int, number: int, waiter: Waiter) -> None:
+        self.rank = (-priority, number)
+        self.waiter = waiter
+        self.is_served = self.is_gone = False
+
+    def __lt__(self, other: _Ticket) -> bool:
+        return self.rank < other.rank
+
+
+class Slots:
+    """At most `limits.max_connections` exchanges; others wait, a higher priority first."""
+
+    def __init__(self, limits: Limits, runtime: Runtime) -> None:
+        self._most = limits.max_connections
+        self._max_waiting = limits.max_waiting
+        self._runtime = runtime
+        self._queue: list[_Ticket] = []
+        self._numbers = count()
+        self.active = self.waiting = 0
+        self.is_closed = False
+
+    async def take(self, priority: int, seconds: float | None) -> None:
+        """Wait for a slot, for `seconds` at most.
+
+        Raises:
+            PoolFull, PoolTimeout, TransportClosed: none was to be had.
+        """
+        if self._most is None or (self.active < self._most and not self.waiting):
+            self.active += 1
+            return
+        if self._max_waiting is not None and self.waiting >= self._max_waiting:
+            raise trunkline.PoolFull(f"max_waiting is {self._max_waiting}: {self._in_use()}")
+        ticket = _Ticket(priority, next(self._numbers), self._runtime.waiter())
+        heappush(self._queue, ticket)
+        self.waiting += 1
+        try:
+            with self._runtime.scope(seconds):
+                await ticket.waiter.wait()
+        except BaseException:
+            self._leave(ticket)
+            raise
+        if not ticket.is_served:
+            self._leave(ticket)
+            if self.is_closed:
+                raise trunkline.TransportClosed("the transport was closed meanwhile", phase="pool")
+            raise trunkline.PoolTimeout(f"none became free within {seconds:g} s; {self._in_use()}")
+
+    def _in_use(self) -> str:
+        return f"{self.active} connections active of {self._most}, {self.waiting} calls waiting"
+
+    def _leave(self, ticket: _Ticket) -> None:
+        if ticket.is_served:
+            self.give()
+        else:
+            ticket.is_gone = True
+            self.waiting -= 1
+
+    def give(self) -> None:
+        """Give a slot back; it goes to whom it is due next."""
+        self.active -= 1
+        while self._queue and not self.is_closed:
+            ticket = heappop(self._queue)
+            if not ticket.is_gone:
+                ticket.is_served = True
+                self.waiting -= 1
+                self.active += 1
+                ticket.waiter.set()
+                return
+
+    def close(self) -> None:
+        """Turn everybody away who waits."""
+        self.is_closed = True
+        for ticket in self._queue:
+            ticket.waiter.set()

@@ -1,0 +1,47 @@
+"""What the libraries' clients are made with, so that they are like the SDKs' own.
+
+This module knows which argument is the client's and which shapes the transport. It does not know
+what an argument means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trunkline import Transport, TransportConfig, UnsupportedOption
+from trunkline.adapters._family import Family, Given
+from trunkline.adapters._options import SHAPING, make_config, timeout_arguments
+
+
+def client_arguments(
+    family: Family, adapter: Any, given: Given, options: dict[str, Any]
+) -> tuple[Transport, dict[str, Any]]:
+    """The transport of a client, and the arguments to make the client with.
+
+    Args:
+        adapter: the class of the library's transport.
+        given: the config, or the transport, that the client was called with.
+        options: what else it was called with.
+
+    Raises:
+        UnsupportedOption: an argument cannot be honoured; the message says what to do instead.
+    """
+    arguments = {name: value for name, value in options.items() if name not in SHAPING}
+    shaping = {name: value for name, value in options.items() if name in SHAPING}
+    if "transport" in arguments:
+        raise UnsupportedOption(
+            "transport: give a trunkline transport, or a config, as the first argument; another "
+            f"library's transport goes into {family.library.__name__}'s own client, or into mounts"
+        )
+    if given is None or isinstance(given, TransportConfig):
+        config = given = make_config(given, shaping)
+    elif shaping:
+        raise UnsupportedOption(
+            f"{', '.join(shaping)}: the transport that was given is made already; set it there"
+        )
+    else:
+        config = make_config(getattr(given, "config", None), {})
+    arguments.setdefault("timeout", family.library.Timeout(**timeout_arguments(config.timeouts)))
+    arguments.setdefault("follow_redirects", True)
+    arguments["transport"] = made = adapter(given)
+    return made.transport, arguments

@@ -1,0 +1,206 @@
+"""Cassettes: exchanges written down, as JSON that people read, in one file.
+
+This module knows the form of the file and of each exchange in it. It does not know transports, when
+something is recorded, or what is secret.
+
+    {"trunkline_cassette": 1,
+     "interactions": [
+       {"request": {"method": "POST", "url": "...", "headers": ["name: value", ...], "body": BODY},
+        "response": {"status": 200, "headers": [...], "body": BODY}},
+       {"request": {...}, "error": {"type": "ConnectError", "phase": "connect", ...}}]}
+
+A BODY is one of {"json": ...}, {"text": "..."}, {"base64": "..."}, {"chunks": [...]}. A chunk is
+text, or {"base64": "..."} where it is none. Of a response it may have "pauses", seconds before each
+chunk; "error", in which it ended; and "is_whole": false, when nobody read on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from trunkline import Request, TransportError
+from trunkline.testing._fault_plan import find_error
+from trunkline.testing._received import ReceivedRequest
+
+VERSION = 1
+_FACTS = (
+    "phase", "request_sent", "bytes_sent", "response_started", "connection_reused", "replay",
+    "http_version", "attempts", "code",
+)  # fmt: skip
+# How JSON is usually written: a text that is one of these is kept as what it says.
+_STYLES: dict[str, Callable[[Any], str]] = {
+    "compact": lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+    "spaced": lambda value: json.dumps(value, ensure_ascii=False),
+    "indented": lambda value: json.dumps(value, ensure_ascii=False, indent=2),
+}
+
+Entry: TypeAlias = dict[str, Any]
+"""One exchange, in the form of the file."""
+
+
+class Cassette:
+    """The file `path`, and what is in it.
+
+    Raises:
+        ValueError: there is something else in it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, is_blank: bool = False) -> None:
+        self.path = Path(path)
+        self.is_new = is_blank or not self.path.exists()
+        self.entries: list[Entry] = [] if self.is_new else _load(self.path)
+        self.requests = [_load_request(entry["request"]) for entry in self.entries]
+
+    def save(self, entries: Sequence[Entry]) -> None:
+        """Put `entries` in the place of what the file holds, all at once."""
+        text = json.dumps(
+            {"trunkline_cassette": VERSION, "interactions": entries}, ensure_ascii=False, indent=2
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+            os.replace(name, self.path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+def _load(path: Path) -> list[Entry]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version, entries = data["trunkline_cassette"], data["interactions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: it is not a cassette") from error
+    if version != VERSION:
+        raise ValueError(f"{path}: a cassette of version {version}, and only {VERSION} is known")
+    return cast("list[Entry]", entries)
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+def write_request(request: ReceivedRequest) -> Entry:
+    written: Entry = {
+        "method": request.method,
+        "url": request.url,
+        "headers": write_headers(request.headers.items()),
+    }
+    if request.body:
+        written["body"] = _write_json(request.body) or _write_piece(request.body)
+    return written
+
+
+def _write_json(content: bytes) -> Entry | None:
+    try:
+        return {"json": json.loads(content)}
+    except ValueError:
+        return None
+
+
+def _load_request(data: Entry) -> ReceivedRequest:
+    content = None
+    if "body" in data:
+        body = data["body"]
+        content = json.dumps(body["json"]).encode() if "json" in body else _load_piece(body)
+    names = {"content-length", "transfer-encoding"}
+    fields = [pair for pair in load_headers(data["headers"]) if pair[0].lower() not in names]
+    return ReceivedRequest(data["method"], data["url"], headers=fields, content=content)
+
+
+def write_headers(fields: Any) -> list[str]:
+    return [f"{name}: {value}" for name, value in fields]
+
+
+def load_headers(lines: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+
+
+# -- bodies ----------------------------------------------------------------------------------------
+
+
+def write_body(chunks: Sequence[bytes], *, is_stream: bool) -> Entry:
+    """As JSON or text where it is that.
+
+    Args:
+        is_stream: the boundaries of the chunks mean something.
+    """
+    if is_stream:
+        return {"chunks": [_write_chunk(chunk) for chunk in chunks]}
+    content = b"".join(chunks)
+    return _write_exact_json(content) or _write_piece(content)
+
+
+def _write_exact_json(content: bytes) -> Entry | None:
+    """Only where the bytes can be made again: who replays them may count or sign them."""
+    try:
+        text = content.decode()
+        value = json.loads(text)
+    except ValueError:
+        return None
+    for style, dump in _STYLES.items():
+        if isinstance(value, (dict, list)) and dump(value) == text:
+            return {"json": value, "style": style}
+    return None
+
+
+def _write_piece(content: bytes) -> Entry:
+    chunk = _write_chunk(content)
+    return {"text": chunk} if isinstance(chunk, str) else chunk
+
+
+def _write_chunk(content: bytes) -> str | Entry:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    return {"base64": base64.b64encode(content).decode()} if "\0" in text else text
+
+
+def load_body(body: Entry) -> list[bytes]:
+    """The chunks. Raises ValueError: it is none of the known forms."""
+    if "chunks" in body:
+        chunks = cast("list[Any]", body["chunks"])
+        return [one.encode() if isinstance(one, str) else _load_piece(one) for one in chunks]
+    if "json" in body:
+        return [_STYLES[body.get("style", "compact")](body["json"]).encode()]
+    return [_load_piece(body)]
+
+
+def _load_piece(data: Mapping[str, str]) -> bytes:
+    if "text" in data:
+        return data["text"].encode()
+    try:
+        return base64.b64decode(data["base64"], validate=True)
+    except (KeyError, binascii.Error) as error:
+        raise ValueError("a body in the cassette has no known form") from error
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def write_error(error: TransportError) -> Entry:
+    facts = {name: getattr(error, name, None) for name in _FACTS}
+    written: Entry = {"type": type(error).__name__, "message": str(error)}
+    return written | {name: value for name, value in facts.items() if value is not None}
+
+
+def load_error(data: Entry, request: Request, backend: str) -> TransportError:
+    """The error again, about `request`."""
+    kind = cast("type[TransportError]", find_error(data["type"]))
+    error = kind(data["message"])
+    error.request_sent = None  # left out where it was None
+    for name in _FACTS:
+        if name in data:
+            setattr(error, name, data[name])
+    error.host, error.port = request.origin.host, request.origin.port
+    error.backend, error.elapsed = backend, 0.0
+    return error

@@ -1,0 +1,222 @@
+"""`FaultTransport`: around another transport, makes go wrong what a plan says.
+
+This module knows how a fault is made to happen. It does not know the transport inside.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random, SystemRandom
+from time import monotonic
+from typing import TypeVar
+
+import anyio
+
+from trunkline import Request, Response, Timeouts, Transport, TransportClosed, TransportError
+from trunkline.pool import PooledTransport, make_runtime
+from trunkline.pool._attempt import ExchangeAttempt
+from trunkline.testing._facts import happened, place, sent_size
+from trunkline.testing._fault_plan import Fault, FaultPlan
+from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
+from trunkline.testing._pattern import matches_glob
+
+T = TypeVar("T", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class InjectedFault:
+    """A fault that happened.
+
+    Attributes:
+        number: which request it was, counted from 1 in the order of the calls of `send`.
+        index: which fault of the plan, counted from 0.
+    """
+
+    number: int
+    index: int
+    fault: Fault
+    request: Request
+
+
+class FaultTransport(PassingTransport):
+    """A `Transport` that passes requests to `inner`, and makes some of them go wrong.
+
+    What is left to chance depends on the seed and on the order of the calls alone. Each error says
+    in a note which request, fault and seed it came of.
+
+    Args:
+        inner: any transport; closed with this one.
+        plan: a `FaultPlan`, or its faults.
+        seed: instead of the plan's.
+        timeouts: that hold while a fault delays or drips; None for those of `inner` where it tells
+            them, else the defaults. A request's own count too.
+
+    Attributes:
+        seed: the one in use.
+        plan: with the seed in use: what it takes to have it all again.
+        injected: what happened, in order.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        plan: FaultPlan | Sequence[Fault],
+        *,
+        seed: int | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        super().__init__(inner)
+        plan = plan if isinstance(plan, FaultPlan) else FaultPlan(faults=tuple(plan))
+        chosen = plan.seed if seed is None else seed
+        self.seed = SystemRandom().randrange(2**32) if chosen is None else chosen
+        self.plan = plan.model_copy(update={"seed": self.seed})
+        self.injected: list[InjectedFault] = []
+        self._timeouts = timeouts or _timeouts_of(inner)
+        self._requests = 0
+        self._met: Counter[int] = Counter()
+        self._done: Counter[int] = Counter()
+        self._is_closed = False
+
+    async def send(self, request: Request) -> Response:
+        """See `Transport.send`. Raises what the plan says, too."""
+        if self._is_closed:
+            raise TransportClosed("the transport is closed")
+        self._requests += 1
+        for index, fault in enumerate(self.plan.faults):
+            random = Random(f"{self.seed}/{self._requests}/{index}")
+            if self._is_due(index, fault, request, random):
+                injected = InjectedFault(self._requests, index, fault, request)
+                self.injected.append(injected)
+                return await _Injection(self, injected, random, self._timeouts).run()
+        return await self.inner.send(request)
+
+    def _is_due(self, index: int, fault: Fault, request: Request, random: Random) -> bool:
+        if fault.method not in (None, request.method):
+            return False
+        if fault.path is not None and not matches_glob(fault.path, request.path.partition("?")[0]):
+            return False
+        self._met[index] += 1
+        if self._met[index] <= fault.skip or self._done[index] == fault.times:
+            return False
+        if random.random() >= fault.probability:
+            return False
+        self._done[index] += 1
+        return True
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """See `Transport.aclose`."""
+        self._is_closed = True
+        await super().aclose(drain)
+
+
+def _timeouts_of(transport: Transport) -> Timeouts:
+    return transport.config.timeouts if isinstance(transport, PooledTransport) else Timeouts()
+
+
+def _draw(value: T | tuple[T, T], between: Callable[[T, T], T]) -> T:
+    return between(*value) if isinstance(value, tuple) else value
+
+
+class _Injection:
+    """One fault, happening to one request."""
+
+    def __init__(
+        self, transport: FaultTransport, injected: InjectedFault, random: Random, timeouts: Timeouts
+    ) -> None:
+        self._transport = transport
+        self._fault = fault = injected.fault
+        self._request = request = injected.request
+        self._note = (
+            f"injected by FaultTransport: request {injected.number}, "
+            f"fault {injected.index}, seed {transport.seed}"
+        )
+        self._started = monotonic()
+        timeouts = timeouts.overridden_by(request.timeouts)
+        self._attempt = ExchangeAttempt(make_runtime(), timeouts, self._started)
+        self._delay = _draw(fault.delay, random.uniform)
+        cut_after = fault.cut_after
+        self._cut_after = None if cut_after is None else _draw(cut_after, random.randint)
+
+    async def run(self) -> Response:
+        fault, inner = self._fault, self._transport.inner
+        if self._delay:
+            await self._sleep_before_head(self._delay)
+        if fault.status is not None:
+            fields = {"Content-Length": "0"}
+            if fault.retry_after is not None:
+                fields["Retry-After"] = f"{fault.retry_after:g}"
+            return Response(fault.status, headers=fields, request=self._request)
+        phase = fault.failure_phase
+        if phase not in (None, "headers", "body"):
+            raise self.error()
+        response = await inner.send(self._request)
+        if phase == "headers":
+            await response.aclose()
+            raise self.error(response)
+        if not fault.has_body_fault:
+            return response
+        return pass_on(response, _FaultyBody(response, self, fault, self._cut_after))
+
+    async def _sleep_before_head(self, seconds: float) -> None:
+        if self._fault.failure_phase in (None, "headers", "body"):
+            self._attempt.bytes_sent = sent_size(self._request)
+            self._attempt.begin("headers")
+        else:
+            self._attempt.begin("connect")
+        await self.wait(anyio.sleep(seconds))
+
+    async def pause(self, seconds: float) -> None:
+        """Silence between two pieces of the body."""
+        self._attempt.response_started = True
+        self._attempt.begin("body")
+        await self.wait(anyio.sleep(seconds))
+
+    async def wait(self, awaitable: Awaitable[None]) -> None:
+        try:
+            await self._attempt.wait(awaitable)
+        except TransportError as error:
+            self._attempt.describe(error)
+            raise self._placed(error) from error.__cause__
+
+    def error(self, response: Response | None = None) -> TransportError:
+        """The error of the plan, with the facts of a real one."""
+        kind = self._fault.failure or TransportError
+        error = happened(kind, "injected", self._request, self._fault.failure_phase)
+        if response is not None:
+            error.http_version = response.http_version
+            error.connection_reused = bool(response.connection and response.connection.reused)
+        return self._placed(error)
+
+    def _placed(self, error: TransportError) -> TransportError:
+        place(error, self._request, self._transport.capabilities.name, self._started)
+        error.add_note(self._note)
+        return error
+
+
+class _FaultyBody(PassedBody):
+    def __init__(
+        self, response: Response, injection: _Injection, fault: Fault, cut_after: int | None
+    ) -> None:
+        super().__init__(response)
+        self._injection = injection
+        self._size = fault.drip_size
+        self._pause = fault.drip_pause
+        self._left = cut_after
+        self._fails_at_once = fault.failure is not None and cut_after is None
+        self._rest = b""
+
+    async def read(self) -> bytes:
+        if self._pause:
+            await self._injection.pause(self._pause)
+        if not self._fails_at_once:
+            self._rest = self._rest or await super().read()
+        if self._fails_at_once or (self._left == 0 and self._rest):
+            raise self._injection.error(self._response)
+        size = min(self._size or len(self._rest), len(self._rest))
+        if self._left is not None:
+            size = min(size, self._left)
+            self._left -= size
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece

@@ -1,0 +1,121 @@
+"""Which recorded request a sent one is, and how the others differ.
+
+This module knows how two requests are compared. It does not know cassettes or transports.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import parse_qsl
+
+from trunkline.testing._received import ReceivedRequest
+
+Aspect: TypeAlias = Literal["method", "url", "host", "path", "query", "body"]
+Matcher: TypeAlias = Callable[[ReceivedRequest, ReceivedRequest], bool]
+
+_MOST_SHOWN = 8
+
+
+class Matching:
+    """Compares requests: the recorded one is the first argument, the sent one the second.
+
+    Args:
+        match: the aspects that have to be the same, or a function that says whether they are. In a
+            URL the order of the query is no difference, in a body of JSON that of the keys.
+    """
+
+    def __init__(self, match: Collection[Aspect] | Matcher) -> None:
+        self._matcher = match if callable(match) else None
+        self._aspects = tuple(_ASPECTS) if callable(match) else tuple(match)
+        unknown = set(self._aspects) - set(_ASPECTS)
+        if unknown:
+            raise ValueError(
+                f"match: {', '.join(sorted(unknown))} is none of {', '.join(_ASPECTS)}"
+            )
+
+    def fits(self, recorded: ReceivedRequest, sent: ReceivedRequest) -> bool:
+        if self._matcher is not None:
+            return self._matcher(recorded, sent)
+        return not self.differences(recorded, sent)
+
+    def differences(self, recorded: ReceivedRequest, sent: ReceivedRequest) -> list[str]:
+        return [
+            difference
+            for aspect in self._aspects
+            for difference in _ASPECTS[aspect](recorded, sent)
+        ]
+
+    def nearest(self, recorded: Sequence[ReceivedRequest], sent: ReceivedRequest) -> int:
+        """The number of the one that differs least."""
+        return min(
+            range(len(recorded)), key=lambda number: len(self.differences(recorded[number], sent))
+        )
+
+
+def _compare(name: str, recorded: object, sent: object) -> list[str]:
+    return [] if recorded == sent else [f"{name}: recorded {recorded!s}, sent {sent!s}"]
+
+
+def _url(request: ReceivedRequest) -> tuple[str, list[tuple[str, str]]]:
+    path, _, query = request.path.partition("?")
+    return f"{request.origin}{path}", sorted(parse_qsl(query, keep_blank_values=True))
+
+
+def _compare_urls(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[str]:
+    return [] if _url(recorded) == _url(sent) else _compare("url", recorded.url, sent.url)
+
+
+def _compare_bodies(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[str]:
+    if recorded.body == sent.body:
+        return []
+    try:
+        found = list(_json_differences(recorded.json(), sent.json(), "body"))
+    except ValueError:
+        sizes = f"{len(recorded.body)} bytes recorded, {len(sent.body)} sent"
+        return [f"body: it is not the same ({sizes})"]
+    more = len(found) - _MOST_SHOWN
+    return found[:_MOST_SHOWN] + ([f"body: {more} differences more"] if more > 0 else [])
+
+
+_ASPECTS: dict[str, Callable[[ReceivedRequest, ReceivedRequest], list[str]]] = {
+    "method": lambda recorded, sent: _compare("method", recorded.method, sent.method),
+    "url": _compare_urls,
+    "host": lambda recorded, sent: _compare("host", recorded.origin.host, sent.origin.host),
+    "path": lambda recorded, sent: _compare(
+        "path", recorded.path.partition("?")[0], sent.path.partition("?")[0]
+    ),
+    "query": lambda recorded, sent: (
+        []
+        if _url(recorded)[1] == _url(sent)[1]
+        else _compare("query", recorded.params, sent.params)
+    ),
+    "body": _compare_bodies,
+}
+
+
+def _json_differences(recorded: Any, sent: Any, where: str) -> Iterator[str]:
+    if isinstance(recorded, dict) and isinstance(sent, dict):
+        left, right = cast("dict[str, Any]", recorded), cast("dict[str, Any]", sent)
+        for key in {**left, **right}:
+            if key in left and key in right:
+                yield from _json_differences(left[key], right[key], f"{where}.{key}")
+            else:
+                yield f"{where}.{key}: only {'recorded' if key in left else 'sent'}"
+    elif isinstance(recorded, list) and isinstance(sent, list):
+        yield from _list_differences(cast("list[Any]", recorded), cast("list[Any]", sent), where)
+    elif recorded != sent:
+        yield f"{where}: recorded {_show(recorded)}, sent {_show(sent)}"
+
+
+def _list_differences(recorded: list[Any], sent: list[Any], where: str) -> Iterator[str]:
+    if len(recorded) != len(sent):
+        yield f"{where}: {len(recorded)} recorded, {len(sent)} sent"
+    for number, pair in enumerate(zip(recorded, sent, strict=False)):
+        yield from _json_differences(*pair, f"{where}[{number}]")
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,154 @@
+"""What a route wants of a request, and in what a request differs from it.
+
+This module knows methods, URLs, header fields and JSON. It does not know answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+from urllib.parse import parse_qs
+
+from trunkline._urls import parse_url
+from trunkline.testing._received import ReceivedRequest
+
+Text: TypeAlias = "str | re.Pattern[str]"
+Patterns: TypeAlias = Mapping[str, "Text | Sequence[str]"]
+URLPattern: TypeAlias = "str | re.Pattern[str] | None"
+Predicate: TypeAlias = Callable[[ReceivedRequest], bool]
+JSON: TypeAlias = Any
+
+_ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
+
+
+class Pattern:
+    """Conditions on a request; see `Router.route`. None is no condition."""
+
+    def __init__(
+        self,
+        method: str | None,
+        url: URLPattern,
+        host: str | None,
+        params: Patterns | None,
+        headers: Patterns | None,
+        json: JSON,
+        where: Predicate | None,
+    ) -> None:
+        self._method = method
+        self._host = host
+        self._origin: str | None = None
+        self._path: str | None = None
+        self._search: re.Pattern[str] | None = None
+        self._params = dict(params or {})
+        self._headers = dict(headers or {})
+        self._json = json
+        self._where = where
+        if isinstance(url, str):
+            self._set_url(url)
+        else:
+            self._search = url
+
+    def _set_url(self, url: str) -> None:
+        if _ABSOLUTE.match(url):
+            self._origin = str(parse_url(url).origin)
+        elif not url.startswith("/"):
+            raise ValueError("url: give a path that starts with /, or a whole URL")
+        path = parse_url(url if self._origin else f"http://host{url}").path
+        self._path, _, query = path.partition("?")
+        self._params = {**parse_qs(query, keep_blank_values=True), **self._params}
+
+    def differences(self, request: ReceivedRequest) -> list[str]:
+        """In a few words each; empty if there are none."""
+        found = [*self._in_target(request)]
+        found += _in_fields("query", self._params, lambda name: request.params.get(name, []))
+        found += _in_fields("header", self._headers, lambda name: request.headers.getall(name, []))
+        if self._json is not None:
+            found += self._in_json(request)
+        if self._where is not None and not found and not self._where(request):
+            found.append(f"{_name(self._where)} says no")
+        return found
+
+    def _in_target(self, request: ReceivedRequest) -> list[str]:
+        path, origin, found = request.path.partition("?")[0], request.origin, list[str]()
+        if self._method not in (None, request.method):
+            found.append(f"the method is {request.method}")
+        if self._origin not in (None, str(origin)):
+            found.append(f"the origin is {origin}")
+        if self._host is not None and not matches_glob(self._host, origin.host):
+            found.append(f"the host is {origin.host}")
+        if self._path is not None and not matches_glob(self._path, path):
+            found.append(f"the path is {path}")
+        if self._search is not None and not self._search.search(request.url):
+            found.append(f"the URL is {request.url}")
+        return found
+
+    def _in_json(self, request: ReceivedRequest) -> list[str]:
+        try:
+            body = request.json()
+        except ValueError:
+            return ["the body is not JSON"]
+        return list(_missing(self._json, body, "body"))
+
+    def __str__(self) -> str:
+        url = self._search.pattern if self._search else f"{self._origin or ''}{self._path or '*'}"
+        parts = [self._method or "*", url]
+        if self._host is not None:
+            parts.append(f"host={self._host!r}")
+        parts += [f"{name}={_show(value)}" for name, value in self._params.items()]
+        parts += [f"{name}: {_show(value)}" for name, value in self._headers.items()]
+        if self._json is not None:
+            parts.append(f"json={self._json!r}")
+        if self._where is not None:
+            parts.append(f"where={_name(self._where)}")
+        return " ".join(parts)
+
+
+def matches_glob(pattern: str, text: str) -> bool:
+    expression = "[^/]*".join(map(re.escape, pattern.split("*")))
+    return re.fullmatch(expression, text) is not None
+
+
+def _in_fields(kind: str, wanted: Patterns, values_of: Callable[[str], Sequence[str]]) -> list[str]:
+    found: list[str] = []
+    for name, pattern in wanted.items():
+        values = list(values_of(name))
+        if not values:
+            found.append(f"the {kind} has no {name}" if kind == "query" else f"no {kind} {name}")
+        elif not _matches(pattern, values):
+            found.append(f"the {kind} {name} is {', '.join(values)}")
+    return found
+
+
+def _matches(pattern: Text | Sequence[str], values: list[str]) -> bool:
+    if isinstance(pattern, str):
+        return pattern in values
+    if isinstance(pattern, re.Pattern):
+        return any(pattern.search(value) for value in values)
+    return list(pattern) == values
+
+
+def _missing(wanted: Any, got: Any, where: str) -> list[str]:
+    """What of `wanted` is not in `got`: keys of objects at any depth, all else in full."""
+    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+        found: list[str] = []
+        present = cast("Mapping[str, Any]", got)
+        for key, value in cast("Mapping[str, Any]", wanted).items():
+            if key in present:
+                found += _missing(value, present[key], f"{where}.{key}")
+            else:
+                found.append(f"{where} has no {key}")
+        return found
+    return [] if wanted == got else [f"{where} is {got!r}"]
+
+
+def _show(pattern: Text | Sequence[str]) -> str:
+    if isinstance(pattern, str):
+        return pattern
+    if isinstance(pattern, re.Pattern):
+        return f"/{pattern.pattern}/"
+    return ",".join(pattern)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))

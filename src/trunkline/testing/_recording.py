@@ -1,0 +1,268 @@
+"""`RecordingTransport`: around another transport, writes what goes through it into a cassette.
+
+This module knows when something is recorded and what of it. It does not know the form of the file,
+nor what is secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Collection
+from time import monotonic
+from typing import Literal, TypeAlias
+
+from multidict import CIMultiDict
+
+from trunkline import PoolSnapshot, Request, Response, Transport, TransportClosed, TransportError
+from trunkline.testing._cassette import (
+    Cassette,
+    Entry,
+    write_body,
+    write_error,
+    write_headers,
+    write_request,
+)
+from trunkline.testing._matching import Aspect, Matcher, Matching
+from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
+from trunkline.testing._received import Chunks, ReceivedRequest, receive
+from trunkline.testing._redaction import Redaction, Redactor
+from trunkline.testing._replaying import ASPECTS, Player, redact
+
+RecordMode: TypeAlias = Literal["none", "once", "new", "all"]
+
+
+class RecordingTransport(PassingTransport):
+    """A `Transport` that passes requests to `inner` and writes the exchanges to a file.
+
+    The file is written anew, all at once, after each exchange. Secrets are taken out before that.
+    Bodies are recorded decoded, and handed on decoded, so that a replay is the same as the
+    recording; `Content-Encoding` and the length of the encoded body are left out. A streamed
+    request body is read to its end before it is sent.
+
+    Args:
+        inner: any transport; closed with this one.
+        path: of the cassette.
+        mode: "once": if there is a file, replay it, and refuse what is not in it; else record.
+            "new": replay what is in the file, record the rest. "all": record all, in the place of
+            what is in the file. "none": only replay; `inner` gets nothing.
+        match: as of `ReplayTransport`.
+        redaction: what is secret.
+        pace: record how long was waited for the head and for each piece of a body; in replaying,
+            wait as long.
+
+    Raises:
+        ValueError: the file is not a cassette.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        path: str | os.PathLike[str],
+        *,
+        mode: RecordMode = "once",
+        match: Collection[Aspect] | Matcher = ASPECTS,
+        redaction: Redaction | None = None,
+        pace: bool = False,
+    ) -> None:
+        super().__init__(inner)
+        if mode not in ("none", "once", "new", "all"):
+            raise ValueError(f"mode: {mode!r} is none of none, once, new, all")
+        cassette = Cassette(path, is_blank=mode == "all")
+        self._redaction = redaction or Redaction()
+        self._player = Player(cassette, Matching(match), self._redaction, pace=pace)
+        self._pace = pace
+        self._mode = mode
+        self._takes: list[_Take] = []
+        self._is_closed = False
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether a request that is not in the file goes to `inner`."""
+        return self._mode in ("new", "all") or (
+            self._mode == "once" and self._player.cassette.is_new
+        )
+
+    async def send(self, request: Request) -> Response:
+        """See `Transport.send`.
+
+        Raises:
+            UnexpectedRequest: it is not in the file, and nothing is recorded.
+        """
+        if self._is_closed:
+            raise TransportClosed("the transport is closed")
+        received = await receive(request)
+        entry = self._player.find(received)
+        if entry is not None:
+            return await self._player.play(entry, request, self.capabilities.name)
+        if not self.is_recording:
+            raise self._player.refuse(received, f"mode {self._mode!r}")
+        return await self._record(request, received)
+
+    async def _record(self, request: Request, received: ReceivedRequest) -> Response:
+        take = _Take(received, Redactor(self._redaction), self._save, pace=self._pace)
+        self._takes.append(take)
+        try:
+            response = await self.inner.send(_to_send(request, received))
+        except TransportError as error:
+            take.failed(error)
+            raise
+        except BaseException:
+            self._takes.remove(take)  # cancelled, or no failure of the network's: nothing came
+            raise
+        response.request = request
+        return take.began(response)
+
+    def _save(self) -> None:
+        takes = [take.entry for take in self._takes if take.entry is not None]
+        self._player.cassette.save([*self._player.cassette.entries, *takes])
+
+    async def warm(self, url: str, connections: int = 1) -> int:
+        """See `Transport.warm`; 0 where nothing is recorded."""
+        return await self.inner.warm(url, connections) if self.is_recording else 0
+
+    def snapshot(self) -> PoolSnapshot:
+        """See `Transport.snapshot`."""
+        return self.inner.snapshot()
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """See `Transport.aclose`. Responses still open are recorded as far as they were read."""
+        self._is_closed = True
+        for take in self._takes:
+            take.end()
+        await super().aclose(drain)
+
+
+def _to_send(request: Request, received: ReceivedRequest) -> Request:
+    if request.is_rewindable:
+        return request
+    return Request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        content=Chunks([received.body]),
+        timeouts=request.timeouts,
+        idempotent=request.idempotent,
+        priority=request.priority,
+    )
+
+
+class _Take:
+    """One exchange while it is recorded."""
+
+    def __init__(
+        self,
+        request: ReceivedRequest,
+        redactor: Redactor,
+        save: Callable[[], None],
+        *,
+        pace: bool,
+    ) -> None:
+        self.entry: Entry | None = None
+        self._request = write_request(redact(request, redactor))
+        self._method = request.method
+        self._redactor = redactor
+        self._save: Callable[[], None] | None = save
+        self._pace = pace
+        self._since = monotonic()
+        self._wait = 0.0
+        self._head: Entry | None = None
+        self._headers: CIMultiDict[str] = CIMultiDict()
+        self._chunks: list[bytes] = []
+        self._pauses: list[float] = []
+
+    def _lap(self) -> float:
+        now = monotonic()
+        seconds, self._since = round(now - self._since, 4), now
+        return seconds
+
+    def failed(self, error: TransportError) -> None:
+        self._wait = self._lap()
+        self._write({"error": write_error(error)})
+
+    def began(self, response: Response) -> Response:
+        """The response to hand on; it is recorded as it is read."""
+        self._wait = self._lap()
+        pieces, self._headers = _decoded(response, self._method)
+        self._head = {"status": response.status_code, "http_version": response.http_version}
+        if response.reason_phrase != Response(response.status_code).reason_phrase:
+            self._head["reason_phrase"] = response.reason_phrase
+        return pass_on(response, RecordedBody(response, pieces, self), self._headers)
+
+    def read(self, piece: bytes) -> None:
+        self._pauses.append(self._lap())
+        self._chunks.append(piece)
+
+    def end(self, error: TransportError | None = None, *, is_whole: bool = False) -> None:
+        """The body has ended, or nobody reads on. Again: nothing happens."""
+        if self._head is None or self._save is None:
+            return
+        body = self._body()
+        if error is not None:
+            body["error"] = write_error(error)
+        elif not is_whole:
+            body["is_whole"] = False
+        fields = [
+            (name, self._redactor.header(name, value)) for name, value in self._headers.items()
+        ]
+        self._write({"response": {**self._head, "headers": write_headers(fields), "body": body}})
+
+    def _body(self) -> Entry:
+        chunks = self._redactor.chunks(self._chunks)
+        has_length = "Content-Length" in self._headers
+        if has_length and chunks != self._chunks:
+            self._headers["Content-Length"] = str(sum(map(len, chunks)))
+        is_stream = self._pace or (len(chunks) > 1 and not has_length)
+        body = write_body(chunks, is_stream=is_stream)
+        if self._pace:
+            body["pauses"] = self._pauses
+        return body
+
+    def _write(self, outcome: Entry) -> None:
+        wait = {"wait": self._wait} if self._pace else {}
+        self.entry = {"request": self._request, **wait, **outcome}
+        save, self._save = self._save, None
+        if save is not None:
+            save()
+
+
+class RecordedBody(PassedBody):
+    """A response's body that is recorded while it is read."""
+
+    def __init__(self, response: Response, pieces: AsyncIterator[bytes], take: _Take) -> None:
+        super().__init__(response, pieces)
+        self._take = take
+
+    async def read(self) -> bytes:
+        try:
+            piece = await super().read()
+        except TransportError as error:
+            self._take.end(error)
+            raise
+        if piece:
+            self._take.read(piece)
+        else:
+            self._take.end(is_whole=True)
+        return piece
+
+    def close(self) -> None:
+        super().close()
+        self._take.end()
+
+
+def _decoded(response: Response, method: str) -> tuple[AsyncIterator[bytes], CIMultiDict[str]]:
+    """The body as it is recorded, and the headers that go with that."""
+    from trunkline.decode import make_decoder
+
+    headers = CIMultiDict(response.headers)
+    encoding = response.headers.get("Content-Encoding")
+    if encoding is None or method == "HEAD":
+        return response.aiter_raw(), headers
+    try:
+        is_encoded = make_decoder(encoding) is not None
+    except TransportError:
+        return response.aiter_raw(), headers  # who reads it is told so, now and in a replay
+    if is_encoded:
+        headers.popall("Content-Encoding")
+        headers.popall("Content-Length", None)
+        return response.aiter_bytes(), headers
+    return response.aiter_raw(), headers

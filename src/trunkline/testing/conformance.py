@@ -1,0 +1,151 @@
+"""A backend's report card: `python -m trunkline.testing.conformance NAME`.
+
+Runs the conformance suite on an installed backend and says what it keeps of the contract, promise
+by promise; what it was not asked for want of a capability; and what it breaks. This module knows
+pytest and the numbers of the promises. It does not know the behaviours, or any backend; needs
+`pip install 'trunkline[testing]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from trunkline._errors import BackendUnavailable
+from trunkline._registry import available_backends, capabilities_of
+from trunkline.testing._card import Behaviour as Behaviour, Card as Card, as_markdown, as_text
+from trunkline.testing._promises import promise_of
+
+_SUITE = """
+from trunkline.testing import TransportConformance
+
+
+class TestBackend(TransportConformance):
+    backend = {name!r}
+"""
+# A leak is a broken promise; what else a library warns of is not.
+_SETTINGS = """
+[pytest]
+filterwarnings =
+    error::ResourceWarning
+    error::pytest.PytestUnraisableExceptionWarning
+    error::pytest.PytestUnhandledThreadExceptionWarning
+    error:coroutine .* was never awaited:RuntimeWarning
+"""
+
+
+def examine(name: str, *, loops: Sequence[str] = (), select: str = "") -> Card:
+    """Run the suite on the backend of this name; takes about a minute for each event loop.
+
+    Args:
+        name: of an entry point in the group `trunkline.backends`.
+        loops: of "asyncio", "uvloop" and "trio"; every one of the backend's if empty.
+        select: which behaviours, in the words of pytest's `-k`; all if empty.
+
+    Raises:
+        BackendUnavailable: there is no such backend, or its library is missing.
+    """
+    capabilities = capabilities_of(name)
+    collector = _Collector(name, loops)
+    with TemporaryDirectory(prefix="trunkline-conformance-") as directory:
+        suite, settings = Path(directory, "test_backend.py"), Path(directory, "pytest.ini")
+        suite.write_text(_SUITE.format(name=name), encoding="utf-8")
+        settings.write_text(_SETTINGS, encoding="utf-8")
+        options = ["--disable-plugin-autoload", "-p", "anyio.pytest_plugin"]
+        options += ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", str(settings)]
+        options += ["--rootdir", directory, "--import-mode=importlib", "-k", select]
+        code = pytest.main([str(suite), *options], plugins=[collector])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"the suite did not run: pytest ended with {code!r}{collector.trouble}")
+    return Card(capabilities, tuple(collector.behaviours.values()))
+
+
+class _Collector:
+    """A plugin of pytest that keeps what came of each behaviour, and shows how far it is."""
+
+    def __init__(self, name: str, loops: Sequence[str]) -> None:
+        self.behaviours: dict[str, Behaviour] = {}
+        self.trouble = ""
+        self._name = name
+        self._loops = loops
+        self._done = self._total = 0
+        self._seen: dict[str, tuple[Behaviour, str]] = {}
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.trouble = f": {report.longreprtext}"
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if self._is_wanted(item)]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._total = len(session.items)
+        for item in session.items:
+            assert isinstance(item, pytest.Function)
+            name, suite = item.originalname, item.cls
+            assert suite is not None
+            if name not in self.behaviours:
+                self.behaviours[name] = Behaviour(name, promise_of(suite, name))
+            self._seen[item.nodeid] = self.behaviours[name], item.name.removeprefix(name)
+
+    def _is_wanted(self, item: pytest.Item) -> bool:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        library, options = parameters.get("anyio_backend", (None, {}))
+        loop = "uvloop" if options.get("use_uvloop") else library
+        return not self._loops or loop is None or loop in self._loops
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        behaviour, run = self._seen[report.nodeid]
+        if report.when == "call" or report.outcome != "passed":
+            behaviour.add(report.outcome, run, _told(report))
+        if report.when == "teardown":
+            self._done += 1
+            if sys.stderr.isatty():
+                print(f"\r{self._name}: {self._done}/{self._total} ", end="", file=sys.stderr)
+
+    def pytest_sessionfinish(self) -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+
+
+def _told(report: pytest.TestReport) -> str:
+    """The last word on a test: why it was skipped, or the error it failed with."""
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text: str = getattr(crash, "message", "") or report.longreprtext
+    return text.strip().partition("\n")[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns 1 if a behaviour failed, 2 if a backend cannot be examined."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trunkline.testing.conformance",
+        description="Run the conformance suite on installed backends, and print report cards.",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a backend; default: every one")
+    parser.add_argument("-k", metavar="WORDS", default="", help="only these behaviours, as pytest")
+    parser.add_argument("--loops", metavar="LOOP,...", default="", help="asyncio, uvloop, trio")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the cards there too")
+    given = parser.parse_args(arguments)
+    loops = [loop for loop in given.loops.split(",") if loop]
+    cards: list[Card] = []
+    for name in given.names or available_backends():
+        try:
+            cards.append(examine(name, loops=loops, select=given.k))
+        except BackendUnavailable as error:
+            print(error, file=sys.stderr)
+            return 2
+        print(as_text(cards[-1]))
+    if given.markdown is not None:
+        given.markdown.write_text(as_markdown(cards), encoding="utf-8")
+    return 1 if any(card.of("failed") for card in cards) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

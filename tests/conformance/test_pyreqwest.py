@@ -1,0 +1,5 @@
+from trunkline.testing import TransportConformance
+
+
+class TestPyreqwest(TransportConformance):
+    backend = "pyreqwest"
