@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
-import struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trunkline
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 _MOST_INTERIM = 100
 _PENDING = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _VERSIONS = {(1, 1): "HTTP/1.1", (1, 0): "HTTP/1.0"}
 
 
@@ -149,9 +146,8 @@ class AiohttpConnection:
             return
         self.protocol.give_up()
         # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
-        if self._is_cut and self._socket.fileno() >= 0:
-            # The kernel, too, drops what it has not sent.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        if self._is_cut:
+            self.protocol.cut()
         self.transport.abort()
         if self._opened is not None:
             self._opened.close()

@@ -95,10 +95,7 @@ class Http2Connection(asyncio.Protocol):
             self._handler.transport = None
         else:
             self.engine.close()
-            self.flush()
-            # abort, not close: unsent bytes of a peer that does not read would hold it open.
-            self._transport.abort()
-            self._stop_timer()
+            self._give_up()
         if self._opened is not None:
             self._opened.close()
 
@@ -146,8 +143,12 @@ class Http2Connection(asyncio.Protocol):
     def _give_up(self) -> None:
         """The engine has ended the connection: say so to the peer, and close the socket."""
         self.flush()
-        self._transport.abort()
         self._stop_timer()
+        # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
+        if isinstance(self._loop, asyncio.BaseEventLoop):
+            self._transport.abort()
+        else:  # uvloop joins all that is written in one round
+            self._loop.call_soon(self._transport.abort)
 
     def _keep_alive(self) -> None:
         seconds = self.engine.keep_alive()

@@ -1,10 +1,11 @@
 """Every touch of aiohttp below its public surface.
 
-This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`), the bodies it
-makes (`StreamReader`) and what of them is not documented: `connector._factory`, `_get_ssl_context`,
-`ClientRequest`, `set_response_params`, `_drain_helper`, `_EXC_SENTINEL`, and the attributes that the
-two keep what they have received in. It does not know Trunkline's contract. A test holds each of these
-to the behaviour relied on, with the lowest and the newest aiohttp supported.
+This module knows `TCPConnector.connect`, the connection's protocol (`ResponseHandler`), the bodies
+it makes (`StreamReader`) and what of them is not documented: `connector._factory`,
+`_get_ssl_context`, `ClientRequest`, `set_response_params`, `_drain_helper`, `_EXC_SENTINEL`, and
+the attributes in which the two keep what they have received. It does not know Trunkline's contract.
+A test holds each of these to the behaviour relied on, with the lowest and the newest aiohttp
+supported.
 
 Why below `ClientSession`: it costs more than all the rest of a request together.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import struct
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -29,14 +32,15 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
-if TYPE_CHECKING:
-    import ssl
+from trunkline.tcp import limit_unsent
 
+if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
 
     from trunkline.proxy import Proxy
     from trunkline.tcp import Delivery
 
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READ_BUFFER = 65536  # bytes; reading pauses at twice this
 _END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
@@ -62,7 +66,8 @@ class Handler(ResponseHandler):
     - An error of the connection or the parser reaches the body that is being read; aiohttp tells
       only those who wait for a head, so a bad chunk size in a later packet than the head would hang
       for ever.
-    - A reset ends a body that is delimited by the end of the connection with an error.
+    - A reset ends a body that is delimited by the end of the connection with an error, and so does
+      an end of TLS without close_notify.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -70,10 +75,12 @@ class Handler(ResponseHandler):
         self._is_ours = False
         self.is_idle = False
         self.delivery: Delivery | None = None
+        self._tls: ssl.SSLObject | None = None
         self.is_untaken = False
         self.received = 0
         self._has_final = False
         self._heads = 0
+        self._recent = b""  # the last bytes before those that have just come
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
 
@@ -82,12 +89,19 @@ class Handler(ResponseHandler):
         self._is_ours = self.is_idle = True
         self._parser = None
         self.delivery = delivery
+        if self.transport is not None:
+            self._tls = self.transport.get_extra_info("ssl_object")
 
     # -- what the event loop and aiohttp call ------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if not self._is_ours:
-            super().data_received(data)
+            self.received += len(data)
+            if self.received <= _MOST_BARREN:
+                super().data_received(data)
+            elif self.transport is not None:
+                self.transport.abort()
+                self.set_exception(LineTooLong(b"", _MOST_BARREN))
             return
         if self.is_idle:
             if data and self.transport is not None:
@@ -109,6 +123,7 @@ class Handler(ResponseHandler):
         if self._has_final and self._is_complete():
             self._check_end(data)
         else:
+            self._recent = (self._recent + data[-3:])[-3:]
             self._barren += len(data)
             if self._barren > _MOST_BARREN:
                 self._check_progress()
@@ -138,7 +153,7 @@ class Handler(ResponseHandler):
             pieces, is_chunked = payload._buffer, payload._http_chunk_splits is not None
             if pieces and not is_chunked:
                 end = pieces[-1]
-        if not data.endswith(end):
+        if not (self._recent + data if len(data) < len(_END) else data).endswith(end):
             self._should_close = True
 
     def _check_progress(self) -> None:
@@ -153,7 +168,9 @@ class Handler(ResponseHandler):
     def _refuse(self, error: BaseException) -> None:
         """The parser does not take it for HTTP, and cannot go on."""
         self._parser = None
-        if self.transport is not None:
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.cut()
+        elif self.transport is not None:
             self.transport.close()
         if isinstance(error, Exception):
             refusal = error if isinstance(error, HttpProcessingError) else HttpProcessingError()
@@ -166,9 +183,8 @@ class Handler(ResponseHandler):
 
     def eof_received(self) -> None:
         super().eof_received()
-        transport = self.transport
-        if transport is not None and transport.get_write_buffer_size():
-            transport.abort()  # asyncio would go on with what the peer no longer reads
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.cut()  # asyncio would go on with what the peer no longer reads
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         if exc_cause is not _EXC_SENTINEL and exc.__cause__ is None:
@@ -183,9 +199,28 @@ class Handler(ResponseHandler):
             has_fin = exc is None or isinstance(exc, BrokenPipeError)
             self.is_untaken = self.delivery.is_untaken(has_fin=has_fin)
         payload: StreamReader | None = self._payload
-        if exc is not None and payload is not None and not payload.is_eof():
-            payload.set_exception(exc)
+        if payload is not None and not payload.is_eof():
+            reason = exc or self._missing_goodbye()
+            if reason is not None:
+                payload.set_exception(reason)
         super().connection_lost(exc)
+
+    def _missing_goodbye(self) -> ConnectionError | None:
+        """Why a body that ends with the TLS connection may have been cut off, if it may.
+
+        asyncio and uvloop end a connection in the same way whether the peer said close_notify or
+        anybody cut the TCP connection (RFC 8446 section 6.1). OpenSSL knows: after a close_notify
+        there is nothing more to read, else it wants more.
+        """
+        if self._tls is None:
+            return None
+        try:
+            self._tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return None
+        except ssl.SSLError:
+            return ConnectionError("TLS ended without close_notify")
+        return None
 
     # -- what a connection and its exchanges call --------------------------------------------------
 
@@ -200,6 +235,7 @@ class Handler(ResponseHandler):
         """Expect a response; `without_body`: to a HEAD request."""
         self.is_idle = self._has_final = self.is_untaken = False
         self.received = self._barren = self._heads = 0
+        self._recent = b""
         if self._parser is None or without_body or self._skip_payload:
             self.set_response_params(
                 skip_payload=without_body,
@@ -227,6 +263,15 @@ class Handler(ResponseHandler):
         """What has come before anything was asked for: an HTTP/2 peer's SETTINGS."""
         data, self._tail = self._tail, b""
         return data
+
+    def cut(self) -> None:
+        """Close the socket with a reset: the kernel, too, drops what it has not sent."""
+        transport = self.transport
+        if transport is not None:
+            sock = transport.get_extra_info("socket")
+            if sock.fileno() >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
 
     def give_up(self) -> None:
         """The connection is being closed by us: whoever reads the body is to hear of it."""
@@ -315,6 +360,7 @@ def make_handler() -> Handler:
 def _make_socket(info: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
+    limit_unsent(made)
     _sockets.get().append(made)
     return made
 

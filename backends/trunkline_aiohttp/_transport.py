@@ -140,7 +140,7 @@ class _AiohttpDialer:
     async def aclose(self) -> None:
         await self._connector.close()
         # Aborted transports close their sockets in the loop's next rounds.
-        for _ in range(2):
+        for _ in range(3):
             await asyncio.sleep(0)
 
 

@@ -14,6 +14,7 @@ from itertools import zip_longest
 import anyio
 
 from trunkline import ConnectError
+from trunkline.tcp import limit_unsent
 from trunkline_httpx._network import SocketStream
 
 _STAGGER = 0.25  # RFC 8305 section 8
@@ -91,6 +92,7 @@ async def _connect(address: str, port: int) -> SocketStream:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limit_unsent(sock)
         code = sock.connect_ex(where)
         if code == errno.EINPROGRESS:
             await anyio.wait_writable(sock)

@@ -244,7 +244,8 @@ class TLSStream(Stream):
             try:
                 return self._ssl.read(max_bytes)
             except ssl.SSLWantReadError:
-                self.flush_nowait()  # the answer to a key update
+                with contextlib.suppress(OSError):  # what has come is read all the same
+                    self.flush_nowait()  # the answer to a key update
                 data = self._inner.receive_nowait(RECEIVE_SIZE) if first else None
                 if data is None:
                     return None

@@ -87,7 +87,7 @@ async def _authenticate(stream: Stream, proxy: Proxy) -> None:
     methods = socks5.SOCKS5AuthMethod
     method = methods.NO_AUTH_REQUIRED if proxy.username is None else methods.USERNAME_PASSWORD
     await stream.send(socks5.SOCKS5AuthMethodsRequest([method]).dumps())
-    offer = socks5.SOCKS5AuthReply.loads(await _receive_exactly(stream, 2))
+    offer = socks5.SOCKS5AuthReply.loads(_of_version_5(await _receive_exactly(stream, 2)))
     if offer.method != method:
         raise ProxyError("the SOCKS5 proxy wants another way to authenticate")
     if proxy.username is None:
@@ -112,11 +112,17 @@ async def _command(stream: Stream, host: str, port: int) -> None:
 
 async def _receive_reply(stream: Stream) -> bytes:
     """A reply to a command, whose length depends on the type of address in it (RFC 1928)."""
-    start = await _receive_exactly(stream, 5)
+    start = _of_version_5(await _receive_exactly(stream, 5))
     rest = {1: 3 + 2, 3: start[4] + 2, 4: 15 + 2}.get(start[3])
     if rest is None:
         raise ProxyError("the proxy's answer is not valid SOCKS5")
     return start + await _receive_exactly(stream, rest)
+
+
+def _of_version_5(reply: bytes) -> bytes:
+    if reply[0] != 5:
+        raise ProxyError("the proxy's answer is not valid SOCKS5")
+    return reply
 
 
 async def _receive_exactly(stream: Stream, size: int) -> bytes:

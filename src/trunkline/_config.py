@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tomllib
 from difflib import get_close_matches
-from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -128,11 +127,6 @@ class Timeouts(_Model):
     headers: _Seconds | None = None
     read: _Seconds | None = 60.0
     total: _Seconds | None = None
-
-    @cached_property
-    def by_phase(self) -> dict[str, float | None]:
-        """The deadlines of an exchange, but the total one, by the phase they hold in."""
-        return {"write": self.write, "headers": self.headers, "body": self.read}
 
     def overridden_by(self, other: Timeouts | None) -> Timeouts:
         """These, with the fields that were set explicitly on `other` in their place."""

@@ -13,6 +13,7 @@ import sys
 from time import monotonic
 from typing import Protocol
 
+_MOST_UNSENT = 131072  # bytes
 _WARY_EXCHANGES = 32
 _WARY_SECONDS = 1.0
 # state, bytes_acked and data_segs_out of struct tcp_info in linux/tcp.h
@@ -124,6 +125,15 @@ def _read(sock: Socket) -> bytes:
     except (OSError, ValueError):  # it is closed; uvloop says so with the latter
         return b""
     return info if len(info) == _INFO.size else b""
+
+
+def limit_unsent(sock: socket.socket) -> None:
+    """Have the kernel hold little that it has not sent, so that a slow peer is seen to take some.
+
+    Linux would call the socket writable only when a third of a send buffer of up to 4 MiB is free.
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT)
 
 
 def watched(sock: Socket, *, is_closed_early: bool = False) -> Delivery:

@@ -7,6 +7,7 @@ not know who writes or reads: an exchange reports to it and awaits the peer thro
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import lru_cache
 from time import monotonic
 from typing import TypeVar
 
@@ -35,6 +36,13 @@ _TIMEOUTS: dict[str, tuple[str, type[TransportTimeout], str]] = {
 }
 
 
+@lru_cache(maxsize=256)
+def _by_phase(
+    write: float | None, headers: float | None, read: float | None
+) -> dict[Phase, float | None]:
+    return {"write": write, "headers": headers, "body": read}
+
+
 class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
@@ -52,7 +60,7 @@ class ExchangeAttempt:
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
         self.timeouts = timeouts
-        self._seconds = timeouts.by_phase
+        self._seconds = _by_phase(timeouts.write, timeouts.headers, timeouts.read)
         self._total_due = None if timeouts.total is None else started + timeouts.total
         self.begun = self.head_due_from = started  # until the exchange begins
 
