@@ -21,11 +21,9 @@ T = TypeVar("T")
 class BodyStream(Protocol):
     """Where a response reads its body from.
 
-    `is_over`: it is known that nothing more comes.
+    It may have an attribute `is_over`: nothing more comes, that is known without a read; and a
+    coroutine method `aclose`, to close it for who may wait.
     """
-
-    @property
-    def is_over(self) -> bool: ...
 
     async def read(self) -> bytes:
         """The next piece as it came off the wire; b"" at the end."""
@@ -34,6 +32,7 @@ class BodyStream(Protocol):
     def close(self) -> None:
         """Give back what is held. Synchronous and idempotent; before the end it aborts."""
         ...
+
 
     def abandon(self) -> None:
         """Have `close` called soon: a finalizer calls this, in whichever thread it runs."""

@@ -325,7 +325,7 @@ class Response:
         stream, self._reader = self._stream, _ALL
         try:
             content = await stream.read()
-            if not stream.is_over:
+            if not getattr(stream, "is_over", False):
                 pieces = [content]
                 while content:
                     content = await stream.read()
@@ -373,9 +373,13 @@ class Response:
 
     async def aclose(self) -> None:
         """Give the connection back; a body not read to its end is aborted."""
-        self.close()
-        if isinstance(self._stream, IterableStream):
-            await self._stream.aclose()
+        if not self.is_closed:
+            self.is_closed = True
+            aclose: Any = getattr(self._stream, "aclose", None)
+            if aclose is None:
+                self._stream.close()
+            else:
+                await aclose()
 
     def close(self) -> None:
         """What `aclose` does; synchronous, idempotent."""

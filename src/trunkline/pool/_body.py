@@ -21,18 +21,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trunkline.leaks")
 
+_DONE = b"data: [DONE]\n\n"
+_DONE_SECONDS = 0.1  # for the few bytes that end the body
+
 
 class LeasedBody:
     """A `BodyStream` on an exchange; the single owner of the lease from the head on."""
 
-    __slots__ = ("__weakref__", "_call", "_exchange", "_failure", "_lease", "head_at",
-                 "is_over")  # fmt: skip
+    __slots__ = ("__weakref__", "_call", "_exchange", "_failure", "_last", "_lease",
+                 "head_at", "is_over")  # fmt: skip
 
     def __init__(self, exchange: Exchange, call: Call) -> None:
         self._exchange = exchange
         self._call = call
         self._lease = call.lease
         self._failure: TransportError | None = None
+        self._last = b""
         self.head_at = monotonic()
         self.is_over = False
 
@@ -60,6 +64,7 @@ class LeasedBody:
             raise
         if not piece or getattr(self._exchange, "is_over", False):
             self._end()
+        self._last = piece
         return piece
 
     def _no_longer_ours(self) -> TransportError:
@@ -100,6 +105,24 @@ class LeasedBody:
             self._exchange.close()
             self._call.home.pool.abort(lease)
             self._tell_end(error)
+
+    async def aclose(self) -> None:
+        """Close; keep the connection if the end of the body is here, or just behind `[DONE]`.
+
+        A reader of OpenAI's streams stops at that line, and what ends the body is left unread.
+        """
+        home = self._call.home
+        is_ours = self._lease is not None and not home.pool.is_closed
+        if not (is_ours and self._last and home.runtime.is_running()):
+            self.close()
+            return
+        try:
+            with home.runtime.scope(_DONE_SECONDS if self._last.endswith(_DONE) else 0.0):
+                await self.read()
+        except TransportError:
+            return  # it has been closed
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._give_up(self._failure)

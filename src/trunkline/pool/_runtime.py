@@ -51,6 +51,10 @@ class Runtime(Protocol):
 
     is_trio: bool
 
+    def is_running(self) -> bool:
+        """Whether this is the loop that is running here."""
+        ...
+
     def scope(self, seconds: float | None) -> Scope: ...
 
     def waiter(self) -> Waiter: ...
@@ -171,6 +175,9 @@ class _AsyncioRuntime:
         self._loop = loop
         self._spawned: dict[asyncio.Future[None], bool] = {}
 
+    def is_running(self) -> bool:
+        return current_loop() is self._loop
+
     def scope(self, seconds: float | None) -> Scope:
         return _AsyncioScope(self._loop, seconds)
 
@@ -229,6 +236,9 @@ class _TrioRuntime:
         self._finished = trio.RunFinishedError
         self._spawn = trio.lowlevel.spawn_system_task
         self._spawned: set[anyio.CancelScope] = set()
+
+    def is_running(self) -> bool:
+        return current_loop() is self._token
 
     def scope(self, seconds: float | None) -> Scope:
         return _TrioScope(seconds)
