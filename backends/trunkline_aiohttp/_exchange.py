@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import trunkline
 from trunkline import Attempt, Request
@@ -50,6 +50,8 @@ class AiohttpConnection:
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), _PENDING)
         self._is_reused = self._is_cut = self._was_read = False
+        self._kind: tuple[object, ...] = ()
+        self._head = b""
         # TLS 1.3 session tickets come after the handshake, and are no reason to drop it.
         self.ssl_object = transport.get_extra_info("ssl_object")
         self._may_hold_tickets = self.ssl_object is not None
@@ -87,7 +89,17 @@ class AiohttpConnection:
                 exchange.sent(await self._write_apart(request, content))
             else:
                 exchange.sent(self.write(request, content))
-            await exchange.take_head()
+            while not exchange.is_answered:
+                waiter = protocol.head_waiter()
+                if waiter is not None:
+                    await attempt.wait(waiter)
+                exchange.take_head()
+        except Exception as error:
+            failure = exchange.failure(error, has_head=False)
+            exchange.close()
+            if failure is error:
+                raise
+            raise failure from error
         except BaseException:
             exchange.close()
             raise
@@ -107,20 +119,28 @@ class AiohttpConnection:
 
     def write(self, request: Request, body: bytes) -> int:
         """Write the request line and header fields, and with them a small body."""
-        target, fields = request.path, request.wire_headers()
+        fields = request.fields
+        kind = (request.method, request.path, fields.pairs)
+        if kind != self._kind:  # mostly a request has the head of the one before
+            self._kind, self._head = kind, self._make_head(request)
+        framing = request.framing()
+        end = b"\r\n" if framing is None else b"%b: %b\r\n\r\n" % framing
+        if fields.controls and "close" in ",".join(fields.controls.get("connection", ())).lower():
+            self.protocol.force_close()
+        data = b"%b%b%b" % (self._head, end, body)
+        self.transport.write(data)
+        return len(data)
+
+    def _make_head(self, request: Request) -> bytes:
+        """All of the head but the field that says where the body ends."""
+        target, fields = request.path, request.unframed_headers()
         if self._forward is not None:  # RFC 9112 section 3.2.2
             target = f"{request.origin}{target}"
             credentials = self._forward.authorization
             if credentials is not None:
                 fields.append(("Proxy-Authorization", credentials))
-        controls = request.fields.controls
-        if controls and "close" in ",".join(controls.get("connection", ())).lower():
-            self.protocol.force_close()
         lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
-        head = f"{request.method} {target} HTTP/1.1\r\n{lines}\r\n"
-        data = head.encode("utf-8", "surrogateescape") + body
-        self.transport.write(data)
-        return len(data)
+        return f"{request.method} {target} HTTP/1.1\r\n{lines}".encode("utf-8", "surrogateescape")
 
     async def flush(self) -> None:
         """Hand what was written to the operating system, unless it will not take it now."""
@@ -157,7 +177,8 @@ class AiohttpExchange:
     """Implements `trunkline.Exchange`."""
 
     __slots__ = ("_attempt", "_connection", "_payload", "_protocol", "headers", "http_version",
-                 "is_over", "raw_headers", "reason_phrase", "status_code", "upload")  # fmt: skip
+                 "is_answered", "is_over", "raw_headers", "reason_phrase", "status_code",
+                 "upload")  # fmt: skip
 
     _payload: StreamReader
     status_code: int
@@ -171,7 +192,7 @@ class AiohttpExchange:
         self._protocol = connection.protocol
         self._attempt = attempt
         self.upload: Upload | None = None
-        self.is_over = False
+        self.is_answered = self.is_over = False
 
     def sent(self, size: int) -> None:
         """The whole request, of `size` bytes, has been handed to the transport."""
@@ -182,31 +203,21 @@ class AiohttpExchange:
         else:
             attempt.begin("headers")
 
-    async def take_head(self) -> None:
-        """Take the final response head."""
-        attempt, protocol = self._attempt, self._protocol
-        try:
-            for _ in range(_MOST_INTERIM):
-                waiter = protocol.head_waiter()
-                if waiter is not None:
-                    await attempt.wait(waiter)
-                message, payload = protocol.take_head()
-                attempt.response_started = True
-                if message.code >= 200:
-                    self._payload = payload
-                    self._accept(message)
-                    return
-                self._pass_over(message.code)
-            raise trunkline.LimitExceeded(f"more than {_MOST_INTERIM} interim (1xx) responses")
-        except Exception as error:  # noqa: BLE001  # it raises
-            self._fail(error, has_head=False)
-
-    def _pass_over(self, code: int) -> None:
-        if code < 100:
+    def take_head(self) -> None:
+        """Take a response head that has come, 1xx included."""
+        message, self._payload = self._protocol.take_head()
+        self._attempt.response_started = True
+        code = message.code
+        if code >= 200:
+            self._accept(message)
+            self.is_answered = True
+        elif code < 100:
             raise trunkline.RemoteProtocolError("the response has a status below 100")
-        if code == 101:
+        elif code == 101:
             raise trunkline.RemoteProtocolError("the server switched protocols unasked (101)")
-        if code == 100 and self.upload is not None:
+        elif self._protocol.heads > _MOST_INTERIM:
+            raise trunkline.LimitExceeded(f"more than {_MOST_INTERIM} interim (1xx) responses")
+        elif code == 100 and self.upload is not None:
             self.upload.go_on()
 
     def _accept(self, message: RawResponseMessage) -> None:
@@ -236,8 +247,11 @@ class AiohttpExchange:
                 if not data and not payload.at_eof():
                     self._attempt.begin("body")
                     data = await self._attempt.wait(payload.readany())
-            except Exception as error:  # noqa: BLE001  # it raises
-                self._fail(error, has_head=True)
+            except Exception as error:
+                failure = self.failure(error, has_head=True)
+                if failure is error:
+                    raise
+                raise failure from error
             if data and not (payload.at_eof() and payload.exception() is None):
                 return data
         if not self.is_over:
@@ -260,19 +274,19 @@ class AiohttpExchange:
             upload.cancel()
             self._connection.cut_request()
 
-    def _fail(self, error: Exception, *, has_head: bool) -> NoReturn:
-        """Raise what `error` means, after noting the facts."""
+    def failure(self, error: Exception, *, has_head: bool) -> BaseException:
+        """What `error` means, after noting the facts."""
         upload, protocol, attempt = self.upload, self._protocol, self._attempt
-        attempt.response_started = attempt.response_started or protocol.received > 0
-        attempt.is_untaken = protocol.is_untaken and not attempt.response_started
+        started = attempt.response_started = attempt.response_started or protocol.received > 0
+        attempt.is_untaken = protocol.is_untaken and not started
         transport = protocol.transport
         if transport is not None:
             attempt.bytes_sent -= min(transport.get_write_buffer_size(), attempt.bytes_sent)
         if upload is not None and upload.error is not None:
-            raise upload.error
+            return upload.error
         if isinstance(error, trunkline.TransportError):
-            raise error
-        raise exchange_error(error, has_head=has_head, started=protocol.received > 0) from error
+            return error
+        return exchange_error(error, has_head=has_head, started=started)
 
 
 def _check_codings(codings: list[str]) -> None:

@@ -79,7 +79,7 @@ class Handler(ResponseHandler):
         self.is_untaken = False
         self.received = 0
         self._has_final = False
-        self._heads = 0
+        self.heads = 0
         self._recent = b""  # the last bytes before those that have just come
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
@@ -133,7 +133,7 @@ class Handler(ResponseHandler):
             self._should_close = True  # a message behind the end of the response
             return
         self._has_final = message.code >= 200
-        self._heads += 1
+        self.heads += 1
         if message.should_close:
             self._should_close = True
         if self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES:
@@ -159,7 +159,7 @@ class Handler(ResponseHandler):
     def _check_progress(self) -> None:
         """End an endless chunk extension, trailer or head, which the parser would take in."""
         payload: StreamReader | None = self._payload
-        progress = self._heads, 0 if payload is None else payload.total_bytes
+        progress = self.heads, 0 if payload is None else payload.total_bytes
         if progress == self._progress and self.transport is not None:
             self.transport.abort()
             self.set_exception(LineTooLong(b"", _MOST_BARREN))
@@ -234,7 +234,7 @@ class Handler(ResponseHandler):
     def begin(self, *, without_body: bool) -> None:
         """Expect a response; `without_body`: to a HEAD request."""
         self.is_idle = self._has_final = self.is_untaken = False
-        self.received = self._barren = self._heads = 0
+        self.received = self._barren = self.heads = 0
         self._recent = b""
         if self._parser is None or without_body or self._skip_payload:
             self.set_response_params(

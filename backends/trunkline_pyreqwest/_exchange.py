@@ -99,7 +99,8 @@ class Call:
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await the library, no longer than the deadlines allow and the transport is open."""
         # A task of its own: the library answers a cancellation with one that is not the caller's.
-        task = self.pending = asyncio.ensure_future(awaitable)
+        task: asyncio.Future[T] = asyncio.ensure_future(awaitable)
+        self.pending = task
         with self._runtime.scope(self.seconds(self._limit())) as scope:
             self._scope = scope
             try:

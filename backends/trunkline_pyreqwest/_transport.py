@@ -289,7 +289,7 @@ def make_client(config: TransportConfig) -> Client:
         .zstd(False)
         .deflate(False)
         .no_proxy()
-        .http2(config.http2)
+        .http2(bool(config.http2))
         .pool_idle_timeout(_duration(limits.keepalive_expiry))
     )
     if limits.max_keepalive_connections is not None:

@@ -33,7 +33,6 @@ class BodyStream(Protocol):
         """Give back what is held. Synchronous and idempotent; before the end it aborts."""
         ...
 
-
     def abandon(self) -> None:
         """Have `close` called soon: a finalizer calls this, in whichever thread it runs."""
         ...

@@ -14,14 +14,14 @@ from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlencode
 
 import anyio
-from multidict import CIMultiDict
 from yarl import URL
 
 from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import PoolSnapshot, Transport
 from trunkline._errors import InvalidRequest, TransportClosed, UnsupportedOption
 from trunkline._events import Observer
-from trunkline._messages import Content, HeaderTypes, Request, Response, make_headers
+from trunkline._fields import Fields, HeaderTypes
+from trunkline._messages import Content, Request, Response
 from trunkline._registry import choose
 from trunkline._urls import parse_url
 from trunkline._version import __version__
@@ -70,8 +70,7 @@ class Client:
             parse_url(self._base_url)
             if "?" in self._base_url or "#" in self._base_url:
                 raise InvalidRequest("base_url: it must have no query and no fragment")
-        self._headers = _defaults()
-        self._headers.update(make_headers(headers))
+        self._fields = Fields(headers).over(_defaults())
         self._observed: dict[Observer, list[Callable[[], None]]] = {}
         self._is_closed = False
         self._retired: set[Transport] = set()
@@ -111,18 +110,14 @@ class Client:
         Raises:
             InvalidRequest: naming what is wrong.
         """
-        fields = make_headers(headers)
+        fields = Fields(headers).over(self._fields)
         body, content_type = _body(content, json, data)
-        merged = CIMultiDict(
-            (name, value) for name, value in self._headers.items() if name not in fields
-        )
-        merged.extend(fields)
-        if content_type is not None:
-            merged.setdefault("Content-Type", content_type)
+        if content_type is not None and "content-type" not in fields:
+            fields = fields.plus("Content-Type", content_type)
         return Request(
             method,
             self._join(str(url), params),
-            headers=merged,
+            headers=fields,
             content=body,
             timeouts=timeouts,
             idempotent=idempotent,
@@ -273,10 +268,10 @@ class Client:
         return f"<Client on {self.backend}>"
 
 
-def _defaults() -> CIMultiDict[str]:
+def _defaults() -> Fields:
     from trunkline.decode import ACCEPT_ENCODING
 
-    return CIMultiDict(
+    return Fields(
         {
             "Accept": "*/*",
             "Accept-Encoding": ACCEPT_ENCODING,

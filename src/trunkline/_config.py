@@ -11,7 +11,7 @@ import tomllib
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainValidator,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -234,6 +236,19 @@ def _check_proxy(value: str) -> str:
     return value
 
 
+Http2: TypeAlias = bool | Literal["prior_knowledge"]
+_BOOL = TypeAdapter(bool)
+
+
+def _check_http2(value: Any) -> Http2:
+    if value == "prior_knowledge":
+        return "prior_knowledge"
+    try:
+        return _BOOL.validate_python(value)
+    except ValidationError as error:
+        raise ValueError("it must be true, false or 'prior_knowledge'") from error
+
+
 class TransportConfig(_Model):
     """Everything `open_transport` needs. Frozen; `model_copy(update=...)` makes a changed one.
 
@@ -259,7 +274,7 @@ class TransportConfig(_Model):
     """
 
     backend: Annotated[str, Field(min_length=1)] = "auto"
-    http2: bool | Literal["prior_knowledge"] = False
+    http2: Annotated[Http2, PlainValidator(_check_http2)] = False
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     dns: Dns = Dns()

@@ -138,18 +138,30 @@ class Request:
 
     def wire_headers(self) -> list[tuple[str, str]]:
         """The header fields in the order they are sent: `Host` first, framing last."""
-        controls, content = self.fields.controls, self.content
-        fields = [] if "host" in controls else [("Host", self.origin.authority)]
-        fields += self.fields.pairs
-        if "content-length" in controls:
-            return fields
-        if type(content) is bytes:
-            fields.append(("Content-Length", str(len(content))))
-        elif content is not None:
-            fields.append(("Transfer-Encoding", "chunked"))
-        elif self.method in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
-            fields.append(("Content-Length", "0"))
+        fields, framing = self.unframed_headers(), self.framing()
+        if framing is not None:
+            name, value = framing
+            fields.append((name.decode(), value.decode()))
         return fields
+
+    def unframed_headers(self) -> list[tuple[str, str]]:
+        """`wire_headers` without what `framing` says."""
+        fields = [] if "host" in self.fields.controls else [("Host", self.origin.authority)]
+        fields += self.fields.pairs
+        return fields
+
+    def framing(self) -> tuple[bytes, bytes] | None:
+        """The field that says where the body ends, unless it was given or there is no body."""
+        content = self.content
+        if "content-length" in self.fields.controls:
+            return None
+        if type(content) is bytes:
+            return b"Content-Length", b"%d" % len(content)
+        if content is not None:
+            return b"Transfer-Encoding", b"chunked"
+        if self.method in ("POST", "PUT", "PATCH"):  # RFC 9110 section 8.6
+            return b"Content-Length", b"0"
+        return None
 
     def _check_framing(self, controls: Mapping[str, list[str]]) -> None:
         if "transfer-encoding" in controls:
