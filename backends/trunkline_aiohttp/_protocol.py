@@ -120,7 +120,8 @@ class Handler(ResponseHandler):
             return
         for message, payload in messages:
             self._accept(message, payload)
-        if self._has_final and self._is_complete():
+        payload = self._payload
+        if self._has_final and (payload is None or payload.is_eof()):
             self._check_end(data)
         else:
             self._recent = (self._recent + data[-3:])[-3:]
@@ -140,10 +141,6 @@ class Handler(ResponseHandler):
             payload = EMPTY_PAYLOAD
         self._payload = payload
         self.feed_data((message, payload))
-
-    def _is_complete(self) -> bool:
-        payload: StreamReader | None = self._payload
-        return payload is None or payload.is_eof()
 
     def _check_end(self, data: bytes) -> None:
         """The response is complete: drop the connection if it is not what `data` ends with."""

@@ -343,7 +343,12 @@ class Response:
                     content = await stream.read()
                     pieces.append(content)
                 content = b"".join(pieces)
-        finally:
+        except BaseException:
+            self.close()
+            raise
+        if getattr(stream, "is_over", False):
+            self.is_closed = True
+        else:
             self.close()
         return content
 

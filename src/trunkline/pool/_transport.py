@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from asyncio import get_running_loop
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
@@ -270,7 +271,11 @@ class PooledTransport(ABC):
     def _home(self) -> Home:
         if self._closed:
             raise TransportClosed("the transport is closed")
-        return self._homes.get(current_loop()) or self._move_in()
+        try:
+            loop: object = get_running_loop()  # of asyncio; `current_loop` asks for both
+        except RuntimeError:
+            loop = current_loop()
+        return self._homes.get(loop) or self._move_in()
 
     def _move_in(self) -> Home:
         runtime = make_runtime()
