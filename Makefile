@@ -30,13 +30,16 @@ ifneq ($(shell sed -n 2p $(MADE)),$(PYTHON))
 endif
 endif
 
-.PHONY: help demo test lint bench venv clean
+.PHONY: help demo test lint bench conformance-cards fault-table bench-quick venv clean
 
 help:
 	@echo "make demo    run a 20-call agent through every backend, cold and pooled, and compare"
 	@echo "make test    lint, then all the tests"
 	@echo "make lint    ruff, mypy and pyright"
-	@echo "make bench   measure side by side with other clients"
+	@echo "make bench   measure side by side with other clients, in about eight minutes; needs nginx"
+	@echo "make bench-quick   every figure that has a bar, in a minute; fails below the bars"
+	@echo "make fault-table   play every fault against every client and write docs/faults.md (3 minutes)"
+	@echo "make conformance-cards    write docs/conformance.md anew: every backend's report card"
 	@echo "make venv    install everything the other targets need into $(VENV)"
 	@echo "make clean   remove .venv, builds and caches"
 	@echo
@@ -55,7 +58,20 @@ lint: $(DEV)
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
 
 bench: $(DEV)
-	$(RUN) benchmarks $(ARGS)
+	$(RUN) benchmarks full $(ARGS)
+
+bench-quick: $(DEV)
+	$(RUN) benchmarks quick $(ARGS)
+
+fault-table: $(DEV)
+	$(RUN) tests.faults.table
+
+# The last one is a stranger's, and is installed for this only.
+conformance-cards: $(DEV)
+	@$(PIP) install ./examples/backend_urllib3
+	-$(RUN) trunkline.testing.conformance aiohttp httpx httpx2 pyreqwest urllib3 \
+	    --loops asyncio --patience 3 --markdown docs/conformance.md
+	@$(PIP) uninstall --yes trunkline-urllib3
 
 venv: $(DEV)
 
@@ -83,7 +99,7 @@ $(DEMO): $(MADE) pyproject.toml
 
 # pip reads dependency groups from 25.1 on; the one that comes with Python may be older.
 $(DEV): $(DEMO)
-	@echo "Installing the checkers into $(VENV) ..."
+	@echo "Installing the checkers and the SDKs into $(VENV) ..."
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --group dev
+	@$(PIP) install --group dev --group sdk
 	@touch $@

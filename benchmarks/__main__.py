@@ -1,112 +1,135 @@
-"""Small POSTs at 1, 20 and 100 in flight: each transport beside the library it stands on.
+"""`python -m benchmarks`: measure, print every figure against its bar, write the page.
 
-Rounds are interleaved and the median is shown, with the CPU time a request costs the client. Only
-the ratios mean something: the machine's own speed cancels out.
+    python -m benchmarks full     everything, about eight minutes
+    python -m benchmarks quick    what a bar is about, under a minute
+    python -m benchmarks probe    one workload on clients of your choice, round by round
+    python -m benchmarks page     the page again, of the figures there are
+
+`full` and `quick` end with code 1 where a figure is below its bar.
 """
 
 from __future__ import annotations
 
-import asyncio
-import platform
-import statistics
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from time import perf_counter, process_time
-from typing import TypeAlias
+import argparse
+import sys
+from time import monotonic
 
-import aiohttp
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-import trunkline
-from benchmarks._server import pin, serving
-
-Call: TypeAlias = Callable[[], Awaitable[object]]
-
-_BODY = b'{"model":"demo","messages":[{"role":"user","content":"Why?"}]}'
-_HEADERS = {"Content-Type": "application/json"}
-_MOST = 100
-_ROUNDS = 5
-_SECONDS = 0.5  # a round, about
-_PAIRS = {"aiohttp": "ClientSession", "httpx": "AsyncClient"}
+from benchmarks import _page, _suite
+from benchmarks._bars import Verdict, check
+from benchmarks._cores import clean_up_when_told_to_end
+from benchmarks._model import Load
+from benchmarks._results import Results
+from benchmarks._rounds import Cell, ratio
+from benchmarks._workloads import Workload
+from benchmarks.clients import specs
 
 
-@asynccontextmanager
-async def _clients(url: str) -> AsyncGenerator[dict[str, Call]]:
-    limits = trunkline.Limits(max_connections=_MOST, max_keepalive_connections=_MOST)
-    most = httpx.Limits(max_connections=_MOST, max_keepalive_connections=_MOST)
-    calls: dict[str, Call] = {}
-    async with AsyncExitStack() as stack:
-        for backend in _PAIRS:
-            config = trunkline.TransportConfig(backend=backend, limits=limits)
-            calls[backend] = _ours(await stack.enter_async_context(trunkline.Client(config)), url)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_MOST))
+def main() -> int:
+    options = _parse()
+    clean_up_when_told_to_end()
+    if options.command == "page":
+        _page.write()
+        return 0
+    if options.command == "probe":
+        _probe(options)
+        return 0
+    began = monotonic()
+    results = _suite.run(
+        options.command,
+        lambda what: print(f"{monotonic() - began:4.0f} s  {what}", file=sys.stderr, flush=True),
+    )
+    _page.save(results)
+    _page.write()
+    return tell(results, Console())
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("full", "quick", "page"):
+        commands.add_parser(name)
+    probe = commands.add_parser("probe")
+    probe.add_argument("--clients", default="trunkline-aiohttp,trunkline-httpx,aiohttp,floor")
+    probe.add_argument("--in-flight", default="1,20,100")
+    probe.add_argument("--over", default="plain", choices=("plain", "tls", "http2"))
+    probe.add_argument("--rounds", type=int, default=5)
+    probe.add_argument("--seconds", type=float, default=0.3)
+    probe.add_argument("--uvloop", action="store_true")
+    return parser.parse_args()
+
+
+def tell(results: Results, console: Console) -> int:
+    """Print the bars, and what could not be measured. The exit code: 1 where a bar is not met."""
+    verdicts = check(results)
+    console.print(bars_table(verdicts))
+    for line in (*results.missing, *results.notes, *_failures(results)):
+        console.print(line, style="yellow", highlight=False)
+    below = sum(not verdict.is_met for verdict in verdicts)
+    console.print(f"{len(verdicts) - below} of {len(verdicts)} bars met, in {results.took:.0f} s")
+    return 1 if below else 0
+
+
+def bars_table(verdicts: list[Verdict]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what", overflow="fold")
+    for name in ("measured", "bar", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for verdict in verdicts:
+        style = "" if verdict.is_met else "red"
+        table.add_row(verdict.what, verdict.measured, verdict.bar, verdict.word, style=style)
+    return table
+
+
+def _failures(results: Results) -> list[str]:
+    return [
+        f"{name}, {cell.workload} at {cell.in_flight}: {why}"
+        for cell in results.cells
+        for name, why in cell.failed.items()
+    ]
+
+
+def _probe(options: argparse.Namespace) -> None:
+    known = specs()
+    names = options.clients.split(",")
+    if unknown := sorted(set(names) - set(known)):
+        sys.exit(f"no such client: {', '.join(unknown)}; there are: {', '.join(known)}")
+    console = Console(highlight=False, soft_wrap=True)
+    with _suite.bench({name: known[name] for name in names}, uvloop=options.uvloop) as bench:
+        for line in bench.missing:
+            console.print(line, style="yellow")
+        for in_flight in map(int, options.in_flight.split(",")):
+            workload = Workload(
+                name=options.over,
+                title=options.over,
+                over=options.over,
+                loads=(Load(in_flight=in_flight, seconds=options.seconds),),
+                rounds=options.rounds,
+                clients=tuple(names),
+            )
+            for cell in bench.measure(workload):
+                _show(cell, console)
+
+
+def _show(cell: Cell, console: Console) -> None:
+    """Each client's figures, and how the first one's rate compares with its, round by round."""
+    console.print(f"{cell.workload}, {cell.in_flight} in flight")
+    for name, rounds in cell.rounds.items():
+        first = next(iter(cell.rounds.values()))
+        each = " ".join(
+            f"{ours.rate / theirs.rate:.2f}" for ours, theirs in zip(first, rounds, strict=True)
         )
-        client = await stack.enter_async_context(httpx.AsyncClient(limits=most))
-
-        async def by_session() -> None:
-            async with session.post(url, data=_BODY, headers=_HEADERS) as response:
-                await response.read()
-
-        calls["ClientSession"] = by_session
-        calls["AsyncClient"] = lambda: client.post(url, content=_BODY, headers=_HEADERS)
-        yield calls
-
-
-def _ours(client: trunkline.Client, url: str) -> Call:
-    return lambda: client.post(url, content=_BODY, headers=_HEADERS)
-
-
-async def _round(call: Call, in_flight: int) -> tuple[float, float]:
-    """Requests a second, and microseconds of CPU a request."""
-    done = 0
-    began, cpu = perf_counter(), process_time()
-
-    async def work() -> None:
-        nonlocal done
-        while perf_counter() - began < _SECONDS:
-            await call()
-            done += 1
-
-    await asyncio.gather(*(work() for _ in range(in_flight)))
-    return done / (perf_counter() - began), (process_time() - cpu) / done * 1e6
-
-
-async def _measure(url: str, table: Table) -> None:
-    async with _clients(url) as calls:
-        for in_flight in (1, 20, _MOST):
-            rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-            for _ in range(_ROUNDS):
-                for name, call in calls.items():
-                    rounds[name].append(await _round(call, in_flight))
-            for ours, theirs in _PAIRS.items():
-                (rate, cpu), (other, other_cpu) = (
-                    (
-                        statistics.median(r for r, _ in rounds[n]),
-                        statistics.median(c for _, c in rounds[n]),
-                    )
-                    for n in (ours, theirs)
-                )
-                table.add_row(
-                    ours, theirs, str(in_flight), f"{rate:,.0f}", f"{other:,.0f}",
-                    f"{rate / other:.2f}x", f"{cpu:.0f}", f"{other_cpu:.0f}",
-                )  # fmt: skip
-
-
-def main() -> None:
-    pin(0)
-    table = Table(title=f"requests a second, Python {platform.python_version()}")
-    for column in ("trunkline on", "beside", "in flight", "ours", "theirs", "ratio",
-                   "CPU us", "theirs"):  # fmt: skip
-        table.add_column(
-            column, justify="right" if column not in ("trunkline on", "beside") else "left"
+        console.print(
+            f"  {name:28} {cell.median(name, 'rate') or 0:8,.0f}/s "
+            f"{cell.median(name, 'cost') or 0:8.1f} us CPU   "
+            f"first's rate to its: {ratio(first, rounds, 'rate'):.2f} ({each})"
         )
-    with serving() as url:
-        asyncio.run(_measure(url, table))
-    Console().print(table)
+    for name, why in cell.failed.items():
+        console.print(f"  {name:28} failed: {why}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

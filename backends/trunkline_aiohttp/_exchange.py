@@ -246,7 +246,8 @@ class AiohttpExchange:
                 data = payload.read_nowait()
                 if not data and not payload.at_eof():
                     self._attempt.begin("body")
-                    data = await self._attempt.wait(payload.readany())
+                    await self._attempt.wait(self._protocol.body_waiter(payload))
+                    data = payload.read_nowait()
             except Exception as error:
                 failure = self.failure(error, has_head=True)
                 if failure is error:

@@ -256,6 +256,12 @@ class Handler(ResponseHandler):
         assert self._exception is not None
         raise self._exception
 
+    def body_waiter(self, payload: StreamReader) -> asyncio.Future[None]:
+        """Something to await until there is more of the body, its end or an error."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        payload._waiter = waiter
+        return waiter
+
     def take_early(self) -> bytes:
         """What has come before anything was asked for: an HTTP/2 peer's SETTINGS."""
         data, self._tail = self._tail, b""

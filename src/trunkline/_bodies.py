@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trunkline._errors import TransportError
 
@@ -132,9 +132,14 @@ class RawPieces(AsyncIterator[bytes]):
             raise RuntimeError("the response is closed; read the body before")
 
     async def __anext__(self) -> bytes:
-        response = self._response
-        if self._at_end:
+        piece = b"" if self._at_end else await self.next_piece()
+        if not piece:
             raise StopAsyncIteration
+        return piece
+
+    async def next_piece(self) -> bytes:
+        """The next piece; b"" at the end, where it closes the response."""
+        response = self._response
         if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
             self._check()
             response._reader = self._key  # pyright: ignore[reportPrivateUsage]
@@ -146,11 +151,9 @@ class RawPieces(AsyncIterator[bytes]):
         if not piece:
             self._at_end = True
             response.close()
-            raise StopAsyncIteration
         return piece
 
 
-S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
@@ -163,38 +166,53 @@ class _Stage(Protocol[S_contra, T_co]):
     def finish(self) -> Iterable[T_co] | None: ...
 
 
-class Pieces(AsyncIterator[T], Generic[S, T]):
-    """What a stage makes of the pieces of another iterator."""
+class Pieces(AsyncIterator[T]):
+    """What a chain of stages makes of the pieces of a response's stream."""
 
-    __slots__ = ("_ended", "_ready", "_response", "_source", "_stage")
+    __slots__ = ("_raw", "_ready", "_response", "_stages")
 
-    def __init__(self, response: Response, source: AsyncIterator[S], stage: _Stage[S, T]) -> None:
+    def __init__(self, response: Response, *stages: _Stage[Any, Any]) -> None:
         self._response = response
-        self._source = source
-        self._stage = stage
+        self._stages = stages
+        self._raw: RawPieces | None = RawPieces(response)
         self._ready: Iterator[T] = iter(())
-        self._ended = False
 
     async def __anext__(self) -> T:
         try:
             while True:
                 for item in self._ready:
                     return item
-                if self._ended:
+                raw = self._raw
+                if raw is None:
                     raise StopAsyncIteration
-                await self._refill()
+                self._ready = self._feed(await raw.next_piece())
         except TransportError as error:
             self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
             raise
 
-    async def _refill(self) -> None:
-        try:
-            data = await self._source.__anext__()
-        except StopAsyncIteration:
-            self._ended = True
-            self._ready = iter(self._stage.finish() or ())
-        else:
-            self._ready = iter(self._stage.feed(data))
+    def _feed(self, piece: bytes) -> Iterator[T]:
+        if not piece:
+            self._raw = None
+            return _finish(self._stages)
+        if len(self._stages) == 1:
+            return iter(self._stages[0].feed(piece))
+        return _through(self._stages, (piece,))
+
+
+def _through(stages: tuple[_Stage[Any, Any], ...], items: Iterable[Any]) -> Iterator[Any]:
+    for stage in stages:
+        items = _fed(stage, items)
+    return iter(items)
+
+
+def _fed(stage: _Stage[Any, Any], items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        yield from stage.feed(item)
+
+
+def _finish(stages: tuple[_Stage[Any, Any], ...]) -> Iterator[Any]:
+    for position, stage in enumerate(stages):
+        yield from _through(stages[position + 1 :], stage.finish() or ())
 
 
 class TextDecoder:

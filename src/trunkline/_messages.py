@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from trunkline._config import Timeouts
     from trunkline._sse import ServerSentEvent
+    from trunkline.decode import Decoder
 
 Content: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | None
 T = TypeVar("T")
@@ -358,11 +359,16 @@ class Response:
 
     def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, decoded. Raises as `aread`."""
+        source, decoders = self._source()
+        return Pieces(source, *decoders) if decoders else RawPieces(source)
+
+    def _source(self) -> tuple[Response, tuple[Decoder, ...]]:
+        """Where to read from, and what to decode it with: a body that was read is kept decoded."""
         if self._content is not None:
-            return RawPieces(Response(self.status_code, content=self._content))
+            return Response(self.status_code, content=self._content), ()
         encoding = self.headers.get("Content-Encoding")
         if encoding is None:
-            return RawPieces(self)
+            return self, ()
         from trunkline.decode import make_decoder
 
         try:
@@ -370,23 +376,26 @@ class Response:
         except TransportError as error:
             self._fail(error)
             raise
-        return RawPieces(self) if decoder is None else Pieces(self, RawPieces(self), decoder)
+        return self, () if decoder is None else (decoder,)
 
     def aiter_text(self) -> AsyncIterator[str]:
         """The decoded body as text, in the charset of Content-Type, else UTF-8."""
-        return Pieces(self, self.aiter_bytes(), TextDecoder(self.encoding))
+        source, decoders = self._source()
+        return Pieces(source, *decoders, TextDecoder(self.encoding))
 
     def aiter_lines(self) -> AsyncIterator[str]:
         """The text line by line, without the line ends (LF, CRLF or CR)."""
         from trunkline._sse import LineDecoder
 
-        return Pieces(self, self.aiter_text(), LineDecoder())
+        source, decoders = self._source()
+        return Pieces(source, *decoders, TextDecoder(self.encoding), LineDecoder())
 
     def aiter_sse(self) -> AsyncIterator[ServerSentEvent]:
         """Server-sent events by the rules of the WHATWG (HTML standard, section 9.2.6)."""
         from trunkline._sse import SSEDecoder
 
-        return Pieces(self, self.aiter_bytes(), SSEDecoder())
+        source, decoders = self._source()
+        return Pieces(source, *decoders, SSEDecoder())
 
     async def aclose(self) -> None:
         """Give the connection back; a body not read to its end is aborted."""

@@ -7,8 +7,7 @@ know responses, connections, reconnecting, or who reads; it does no I/O.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trunkline._errors import LimitExceeded
 
@@ -19,8 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_DIGITS = 18
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event of a `text/event-stream`.
 
     Attributes:

@@ -108,6 +108,14 @@ def test_the_page_has_a_row_for_each_promise(examined: tuple[str, str, int]) -> 
     assert rows[-1] == "| **All** | **1 (1 failed, 1 skipped)** |"
 
 
+def test_one_command_makes_a_card_of_each_backend(tmp_path: Path) -> None:
+    install(tmp_path)
+    done = run(tmp_path, "aiohttp", "forgetful", "-k", "test_an_error_status_is_a_response")
+
+    assert "aiohttp: 1 behaviours in 6 runs: 1 passed, 0 failed" in done.stdout
+    assert "forgetful: 1 behaviours in 6 runs: 0 passed, 1 failed" in done.stdout
+
+
 def test_a_backend_that_keeps_what_was_asked_ends_with_zero(tmp_path: Path) -> None:
     install(tmp_path)
     done = run(tmp_path, "forgetful", "-k", "test_the_method_is_sent_as_given")

@@ -16,6 +16,7 @@ from trunkline.testing._certificates import Certificates
 from trunkline.testing._conversation import Conversation
 from trunkline.testing._script import (
     answer,
+    await_bytes,
     chunked,
     close,
     drip,
@@ -31,8 +32,10 @@ from trunkline.testing._script import (
     response,
     rst,
     send,
+    send_beneath,
     serve,
     small_buffers,
+    start_tls,
     tunnel,
     wait,
 )
@@ -200,6 +203,27 @@ def test_tls_and_its_failures_are_recorded() -> None:
             good, bad = server.conversations
             assert (good.alpn, good.handshake_error) == ("http/1.1", None)
             assert isinstance(bad.handshake_error, ssl.SSLError)
+
+
+def test_bytes_can_be_awaited_and_left_unread() -> None:
+    with ScriptedServer([await_bytes(), mark("there"), rst()]) as server, call(server) as client:
+        client.sendall(GET)
+
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert "there" in server.conversations[0].marks
+        assert server.received == b""
+
+
+def test_bytes_can_be_sent_past_tls() -> None:
+    with Certificates() as certificates:
+        script = [start_tls(certificates.server_context()), send(b"page"), send_beneath(bytes(64))]
+        with ScriptedServer(script) as server, call(server) as plain:
+            context = certificates.client_context()
+            with context.wrap_socket(plain, server_hostname="localhost") as client:
+                assert client.recv(4) == b"page"
+                with pytest.raises(ssl.SSLError):
+                    client.recv(1)
 
 
 def test_a_unix_socket_can_be_listened_on(tmp_path: Path) -> None:

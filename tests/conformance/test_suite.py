@@ -211,10 +211,10 @@ def test_two_lines_are_a_strangers_whole_test_file(tmp_path: Path) -> None:
 
 
 def test_a_behaviour_is_skipped_for_want_of_a_capability_by_name(tmp_path: Path) -> None:
-    chosen = "test_http2_is_agreed_on_by_alpn"
+    chosen = "test_a_socks_proxy_that_refuses_is_a_proxy_error"
     outcomes = run(tmp_path, STRANGER, f"::TestMine::{chosen}")["TestMine"]
 
-    assert outcomes == {f"{chosen}[asyncio]": "backend 'aiohttp' has no capability http2"}
+    assert outcomes == {f"{chosen}[asyncio]": "backend 'aiohttp' has no capability socks"}
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,28 @@ from collections.abc import AsyncIterator, Mapping
 from importlib import import_module
 from typing import Any, assert_type
 
+import httpx
+import httpx2
 import pytest
 from multidict import CIMultiDictProxy
+from starlette.types import Receive, Scope, Send
 
 import trunkline
-from trunkline.testing import MockTransport
+from trunkline.adapters import httpx as adapters_httpx, httpx2 as adapters_httpx2
+from trunkline.testing import (
+    ASGITransport,
+    Fault,
+    FaultPlan,
+    FaultTransport,
+    InjectedFault,
+    MockTransport,
+    ReceivedRequest,
+    RecordingTransport,
+    Redaction,
+    ReplayTransport,
+    Route,
+    Router,
+)
 
 NAMES = {
     "trunkline": """
@@ -29,9 +46,13 @@ NAMES = {
         GoAway DecodeError DecompressionLimit HTTPStatusError
     """,
     "trunkline.testing": """
-        MockTransport LLMServer TransportConformance
+        MockTransport Router Route ReceivedRequest UnexpectedRequest ASGITransport
+        RecordingTransport ReplayTransport Redaction FaultTransport Fault FaultPlan InjectedFault
+        LLMServer TransportConformance
     """,
     "trunkline.pool": "PooledTransport",
+    "trunkline.adapters.httpx": "AsyncClient AsyncTransport Client SyncTransport",
+    "trunkline.adapters.httpx2": "AsyncClient AsyncTransport Client SyncTransport",
 }
 
 
@@ -80,7 +101,28 @@ def transports() -> list[trunkline.Transport]:
     aiohttp: trunkline.Transport = trunkline.AiohttpTransport(made)
     httpx: trunkline.Transport = trunkline.HttpxTransport(made)
     mock: trunkline.Transport = MockTransport(lambda request: (200, {}, b""))
-    return [aiohttp, httpx, mock]
+    routed: trunkline.Transport = Router().transport
+    application: trunkline.Transport = ASGITransport(asgi_app, raise_app_exceptions=False)
+    recording: trunkline.Transport = RecordingTransport(mock, "cassette.json", mode="new")
+    replaying: trunkline.Transport = ReplayTransport("cassette.json", match=("method", "path"))
+    faulty: trunkline.Transport = FaultTransport(mock, [Fault(error=trunkline.ReadTimeout)], seed=1)
+    return [aiohttp, httpx, mock, routed, application, recording, replaying, faulty]
+
+
+async def asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotImplementedError
+
+
+def kit() -> None:
+    router = Router()
+    assert_type(router.post("/x", json={"a": 1}).respond(429).respond(json={}), Route)
+    assert_type(router.calls, list[ReceivedRequest])
+    assert_type(router.calls[0].body, bytes)
+    ReplayTransport("cassette.json", match=lambda recorded, sent: recorded.body == sent.body)
+    RecordingTransport(router.transport, "c", mode="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plan = FaultPlan(faults=(Fault(status=429, times=2), Fault(cut_after=(1, 9))), seed=7)
+    assert_type(FaultTransport(router.transport, plan).injected, list[InjectedFault])
+    assert_type(Redaction(headers=Redaction.HEADERS | {"x-team"}), Redaction)
 
 
 async def transport(transport: trunkline.Transport) -> None:
@@ -164,6 +206,21 @@ async def response(response: trunkline.Response) -> None:
     async with response as same:
         assert_type(same, trunkline.Response)
     await response.aclose()
+
+
+def adapters(config: trunkline.TransportConfig) -> object:
+    """A checker takes each for what the library's users know, and knows its transport."""
+    clients: list[httpx.AsyncClient] = [adapters_httpx.AsyncClient(config, timeout=5)]
+    clients2: list[httpx2.AsyncClient] = [adapters_httpx2.AsyncClient(config, timeout=5)]
+    sync: tuple[httpx.Client, httpx2.Client] = adapters_httpx.Client(), adapters_httpx2.Client()
+    httpx.AsyncClient(transport=adapters_httpx.AsyncTransport(trunkline.open_transport(config)))
+    httpx2.AsyncClient(transport=adapters_httpx2.AsyncTransport())
+    httpx.Client(transport=adapters_httpx.SyncTransport(config))
+    httpx2.Client(transport=adapters_httpx2.SyncTransport())
+    assert_type(adapters_httpx2.AsyncClient().transport, trunkline.Transport)
+    assert_type(adapters_httpx2.SyncTransport().transport, trunkline.Transport)
+    assert_type(adapters_httpx2.Client().get("https://example.com/"), httpx2.Response)
+    return clients, clients2, sync
 
 
 def error(error: trunkline.TransportError) -> None:

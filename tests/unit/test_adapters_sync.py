@@ -276,6 +276,25 @@ def test_closing_ends_the_calls_of_other_threads(adapter: Any, library: Any) -> 
     assert isinstance(error, library.TransportError)
 
 
+def test_closing_ends_the_calls_on_a_transport_that_was_given(adapter: Any, library: Any) -> None:
+    arrived = threading.Event()
+
+    async def never(request: trunkline.Request) -> tuple[int, dict[str, str], bytes]:
+        arrived.set()
+        await anyio.sleep_forever()
+        return 200, {}, b""
+
+    client = adapter.Client(MockTransport(never))
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.get, "http://api.test/")
+        assert arrived.wait(20)
+        client.close()
+        error = call.exception(20)
+
+    assert isinstance(error, library.TransportError)
+    assert isinstance(getattr(error, "__cause__", None), trunkline.TransportClosed)
+
+
 def test_a_client_that_is_dropped_ends_its_thread(adapter: Any) -> None:
     client = adapter.Client()
     with ScriptedServer(serve()) as server:
@@ -332,6 +351,24 @@ def test_the_interpreter_exits_without_noise(library: Any, backend: str, case: s
         out, err = process.communicate(timeout=30)
 
     assert (process.returncode, out, err) == (0, "", "")
+
+
+CLOSED_AT_EXIT = """
+class Observer:
+    def on_event(self, event):
+        if event.step == "connection" and event.is_end:
+            print(event.reason)
+client.transport.observe(Observer())
+client.get(url)
+"""
+
+
+def test_the_interpreters_exit_closes_the_connections(library: Any, backend: str) -> None:
+    with ScriptedServer(serve()) as server:
+        process = start(OPEN + CLOSED_AT_EXIT, library.__name__, backend, server.url)
+        out, err = process.communicate(timeout=30)
+
+    assert (process.returncode, out, err) == (0, "shutdown\n", "")
 
 
 INTERRUPTED = """

@@ -424,7 +424,8 @@ async def test_deadlines_hold() -> None:
             await transport.send(Request("POST", URL, content=pieces()))
         with pytest.raises(DeadlineExceeded):
             await transport.send(Request("GET", URL, timeouts=Timeouts(total=0.001)))
-        response = await transport.send(Request("GET", "http://app.test/read"))
+        patient = Timeouts(headers=5)
+        response = await transport.send(Request("GET", "http://app.test/read", timeouts=patient))
         with pytest.raises(ReadTimeout) as read:
             await response.aread()
 

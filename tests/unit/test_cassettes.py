@@ -20,6 +20,7 @@ from trunkline import (
     Client,
     ConnectError,
     DecodeError,
+    InvalidRequest,
     Request,
     Response,
     Transport,
@@ -36,6 +37,7 @@ from trunkline.testing import (
     Router,
     UnexpectedRequest,
 )
+from trunkline.testing._received import receive
 from trunkline.testing._redaction import Redactor
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +62,8 @@ def is_there(path: Path) -> bool:
 def read(path: Path) -> list[dict[str, Any]]:
     data = json.loads(text_of(path))
     assert data["trunkline_cassette"] == 1
-    return data["interactions"]
+    entries: list[dict[str, Any]] = data["interactions"]
+    return entries
 
 
 def chat(question: str, **options: Any) -> Request:
@@ -333,6 +336,48 @@ async def test_a_streamed_request_body_is_recorded_and_sent(path: Path) -> None:
     await ask(RecordingTransport(router.transport, path), Request("POST", URL, content=pieces()))
     assert route.calls[0].json() == {"a": 1}
     assert read(path)[0]["request"]["body"] == {"json": {"a": 1}}
+
+
+async def test_a_streamed_request_body_is_sent_while_it_is_produced(path: Path) -> None:
+    answered = anyio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"1"
+        with anyio.fail_after(5):
+            await answered.wait()
+        yield b"2"
+
+    async def take_one(request: Request) -> Response:
+        body = request.pieces()
+        assert await body.__anext__() == b"1"
+        answered.set()
+        assert [piece async for piece in body] == [b"2"]
+        return Response(200)
+
+    await ask(
+        RecordingTransport(MockTransport(take_one), path), Request("POST", URL, content=pieces())
+    )
+    assert read(path)[0]["request"]["body"] == {"json": 12}
+
+
+async def test_a_body_that_produces_no_bytes_is_refused(path: Path) -> None:
+    async def pieces() -> AsyncIterator[Any]:
+        yield "text"
+
+    reading = MockTransport(receive)  # type: ignore[arg-type]  # pyright: ignore
+    for transport in (RecordingTransport(reading, path), ReplayTransport(path)):
+        with pytest.raises(InvalidRequest, match="bytes"):
+            await transport.send(Request("POST", URL, content=pieces()))
+
+
+async def test_a_header_outside_utf8_comes_again(path: Path) -> None:
+    value = b"caf\xe9".decode("utf-8", "surrogateescape")
+    inner = MockTransport(lambda request: (200, {"X-A": value}, b""))
+    for transport in both(inner, path):
+        response = await transport.send(Request("GET", URL))
+        assert response.headers["X-A"] == value
+        await response.aread()
+    assert "caf\\udce9" in text_of(path)
 
 
 # -- matching --------------------------------------------------------------------------------------

@@ -200,13 +200,12 @@ async def test_a_short_delay_is_only_a_delay() -> None:
 
 
 async def test_silence_between_drips_is_measured() -> None:
-    short = Request("GET", URL, timeouts=Timeouts(read=0.01))
     slow = FaultTransport(inner(), [Fault(drip_size=4, drip_pause=0.001)])
-    response = await slow.send(short)
+    response = await slow.send(GET)
     assert [piece async for piece in response.aiter_raw()] == [b"0123", b"4567", b"89"]
 
     stalled = FaultTransport(inner(), [Fault(drip_size=4, drip_pause=30)])
-    response = await stalled.send(short)
+    response = await stalled.send(Request("GET", URL, timeouts=Timeouts(read=0.01)))
     with pytest.raises(ReadTimeout) as caught:
         await response.aread()
     assert (caught.value.response_started, caught.value.replay) == (True, "unsafe")

@@ -167,6 +167,8 @@ def test_what_a_client_says_of_the_connection_is_kept() -> None:
         client.send(wire.WindowUpdateFrame(0, window_increment=5))
         client.send(wire.WindowUpdateFrame(1, window_increment=7))
         client.send(wire.PingFrame(0, opaque_data=b"question"))
+        client.send(wire.PingFrame(0, flags=["ACK"], opaque_data=b"trunklin"))
+        client.send(wire.SettingsFrame(flags=["ACK"]))
         client.send(wire.RstStreamFrame(1, error_code=CANCEL))
         client.send(wire.GoAwayFrame(0, last_stream_id=0, error_code=3))
         server.wait(lambda: bool(server.sessions) and server.sessions[0].goaway is not None)
@@ -174,7 +176,8 @@ def test_what_a_client_says_of_the_connection_is_kept() -> None:
         (session,) = server.sessions
         assert session.settings == {4: 1000}
         assert (session.granted, session.streams[0].granted) == (15, 7)
-        assert (session.pings, session.goaway) == ([b"question"], (0, 3))
+        assert (session.pings, session.pongs) == ([b"question"], [b"trunklin"])
+        assert (session.settings_acks, session.goaway) == (1, (0, 3))
         assert session.streams[0].reset == CANCEL
 
 

@@ -51,6 +51,8 @@ NOT_LOADED = LIBRARIES | {"trio"}
 OWN_LIBRARIES = {
     "trunkline_aiohttp": frozenset({"aiohappyeyeballs", "aiohttp", "multidict", "yarl"}),
     "trunkline_httpx": frozenset({"anyio", "h11", "httpcore", "httpx", "multidict", "socksio"}),
+    "trunkline_httpx2": frozenset({"httpcore2", "httpx2", "trunkline_httpx"}),
+    "trunkline_pyreqwest": frozenset({"anyio", "multidict", "pyreqwest"}),
 }
 
 

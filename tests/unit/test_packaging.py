@@ -15,7 +15,13 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("trunkline", "trunkline_aiohttp", "trunkline_httpx")
+PACKAGES = (
+    "trunkline",
+    "trunkline_aiohttp",
+    "trunkline_httpx",
+    "trunkline_httpx2",
+    "trunkline_pyreqwest",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +53,9 @@ def test_every_import_package_says_it_is_typed(unpacked: Path, package: str) -> 
     assert (unpacked / package / "py.typed").is_file()
 
 
-@pytest.mark.parametrize(
-    ("package", "source"),
-    [
-        ("trunkline", "src"),
-        ("trunkline_aiohttp", "backends"),
-        ("trunkline_httpx", "backends"),
-    ],
-)
-def test_every_source_module_is_in_the_wheel(unpacked: Path, package: str, source: str) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_source_module_is_in_the_wheel(unpacked: Path, package: str) -> None:
+    source = "src" if package == "trunkline" else "backends"
     written = {path.relative_to(ROOT / source) for path in (ROOT / source / package).rglob("*.py")}
     packed = {path.relative_to(unpacked) for path in (unpacked / package).rglob("*.py")}
 
@@ -75,6 +75,8 @@ def test_the_backends_come_through_the_entry_points(distribution: Distribution) 
     assert {(door.name, door.value) for door in doors} == {
         ("aiohttp", "trunkline_aiohttp:AiohttpTransport"),
         ("httpx", "trunkline_httpx:HttpxTransport"),
+        ("httpx2", "trunkline_httpx2:Httpx2Transport"),
+        ("pyreqwest", "trunkline_pyreqwest:PyreqwestTransport"),
     }
 
 

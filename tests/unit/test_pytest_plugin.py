@@ -371,8 +371,6 @@ def test_every_example_of_the_guide_passes(pytester: pytest.Pytester) -> None:
 def test_the_guide_names_the_fixtures_there_are(pytester: pytest.Pytester) -> None:
     text = GUIDE.read_text(encoding="utf-8")
     listed = pytester.runpytest_subprocess("--fixtures", "-p", "no:cacheprovider")
-    fixtures = re.findall(r"^(\w+) -- .*trunkline.testing", str(listed.stdout), re.MULTILINE)
-    assert fixtures or "pytest_plugin" in str(listed.stdout)
     for name in ("trunkline_backends", "llm_server", "trunkline_router", "trunkline_cassette"):
         assert f"| `{name}` |" in text
         listed.stdout.fnmatch_lines([f"{name} *"])

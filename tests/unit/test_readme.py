@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,10 @@ import anyio
 import pytest
 
 import trunkline
-from trunkline import TransportConfig, _registry
+from trunkline import _registry
 from trunkline.testing import LLMServer, MockTransport, TransportConformance
 
+_OURS = ("aiohttp", "httpx", "httpx2", "pyreqwest")
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```(python|toml)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 BY_NAME = {code.split("\n", 1)[0].removeprefix("# "): code for _, code in BLOCKS}
@@ -49,12 +48,16 @@ def test_the_capability_table_is_what_the_backends_say() -> None:
         "SOCKS5": "socks",
         "Unix sockets": "uds",
         "streams the rest": "duplex",
+        "runs on Trunkline's pool": "pooled",
+        "sends a request as it was given": "verbatim",
+        "ends an exchange at once": "aborts",
     }
     text = README.read_text(encoding="utf-8")
-    backends = [_registry.capabilities_of(name) for name in ("aiohttp", "httpx")]
+    backends = [_registry.capabilities_of(name) for name in _OURS]
+    assert "| | " + " | ".join(f"`{name}`" for name in _OURS) + " |\n" in text
     for label, capability in rows.items():
         said = re.search(
-            rf"^\| {re.escape(label)}.*\| (yes|no) \| (yes|no) \|$", text, re.MULTILINE
+            rf"^\| {re.escape(label)}[^|]*" + r"\| (yes|no) " * len(_OURS) + r"\|$", text, re.M
         )
         assert said is not None, label
         able = ["yes" if getattr(backend, capability) else "no" for backend in backends]
@@ -120,66 +123,3 @@ def test_the_mock_example_passes() -> None:
 
 def test_the_conformance_example_is_the_suite() -> None:
     assert issubclass(run("conformance")["TestStreams"], TransportConformance)
-
-
-STREAMS = run("backend")["StreamsTransport"]
-
-
-class _Entry(EntryPoint):
-    def load(self) -> Any:
-        return STREAMS
-
-
-@pytest.fixture
-def streams_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = _Entry(name="streams", value="my_package:StreamsTransport", group="trunkline.backends")
-
-    def find(name: str) -> EntryPoint:
-        return entry
-
-    monkeypatch.setattr(_registry, "_find", find)
-
-
-@pytest.mark.usefixtures("streams_installed")
-@pytest.mark.anyio
-async def test_the_backend_of_the_readme_serves_an_agent_over_tls() -> None:
-    async with LLMServer(tls=True) as server:
-        tls = trunkline.Tls(ca_file=Path(server.ca_file or ""))
-        config = TransportConfig(backend="streams", tls=tls)
-        async with trunkline.Client(config, base_url=server.base_url) as client:
-            assert client.backend == "streams"
-            for _ in range(20):
-                body = {"model": "demo", "messages": [{"role": "user", "content": "Why?"}]}
-                (await client.post("/chat/completions", json=body)).raise_for_status()
-        assert (server.requests, server.connections) == (20, 1)
-
-
-@pytest.mark.usefixtures("streams_installed")
-@pytest.mark.anyio
-async def test_the_backend_of_the_readme_keeps_the_pools_promises() -> None:
-    limits = trunkline.Limits(max_connections=2)
-    async with LLMServer() as server:
-        config = TransportConfig(backend="streams", limits=limits)
-        async with trunkline.Client(config, base_url=server.url) as client:
-
-            async def upload() -> None:
-                async def body() -> AsyncIterator[bytes]:
-                    yield b"one "
-                    yield b"two"
-
-                response = await client.post("/echo", content=body())
-                assert response.json()["text"] == "one two"
-
-            async with anyio.create_task_group() as group:
-                for _ in range(10):
-                    group.start_soon(upload)
-            async with client.stream("GET", "/echo"):
-                pass
-            assert server.connections == 2
-            assert client.snapshot().active == 0
-        with pytest.raises(trunkline.TransportClosed):
-            await client.get("/echo")
-    async with trunkline.Client(config) as client:
-        with pytest.raises(trunkline.ConnectError) as caught:
-            await client.get(server.url)
-    assert (caught.value.backend, caught.value.replay) == ("streams", "safe")

@@ -124,11 +124,11 @@ def compare(
         headers=_plan.parse_headers(header or [], url),
         ca_file=ca_file,
     )
+    if html_file is not None:
+        _plan.check_plots("--html")
     for option, file in (("--json", json_file), ("--html", html_file)):
         if file is not None:
             _plan.check_writable(option, file)
-    if html_file is not None:
-        _plan.check_plots("--html")
     console = Console()
     results = _carry_out(plan, console)
     show(results, console)

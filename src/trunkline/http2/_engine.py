@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _OWED = STREAM_WINDOW  # bytes of the connection's window that are given back together
 _MOST_BARREN = 1000  # frames in a second that bring no exchange forward
+_SUSPICIOUS = 100  # of them, when a deadline passes
 _LATE_WEIGHT = 0.01  # of one on a stream that is over: thousands that we cancel have a few each
 _MAX_OUTBOX = 4 * 1024 * 1024
 
@@ -187,7 +188,7 @@ class Http2Engine:
         if self._exchanges.pop(exchange.id, None) is None or self.is_closed:
             return
         if not exchange.is_complete and not exchange.is_gone:
-            self._protocol.reset_stream(exchange.id, code)
+            self._protocol.cancel(exchange.id, code)
         self._protocol.forget(exchange.id)
         self._give_back(exchange.held)
 
@@ -308,10 +309,11 @@ class Http2Engine:
     def doubt(self, since: float) -> None:
         """A deadline has passed that was waited for `since` (`monotonic` time).
 
-        If nothing at all has come for half of that time, the path may be dead: no new exchange is
-        risked on it.
+        If nothing at all has come for half of that time, the path may be dead, and if much has come
+        that says nothing, the peer may be hostile: no new exchange is risked on it.
         """
-        if self._heard_at <= (since + monotonic()) / 2 and not self.is_closed:
+        is_silent = self._heard_at <= (since + monotonic()) / 2
+        if (is_silent or self._barren > _SUSPICIOUS) and not self.is_closed:
             self._retire()
             self._tell()
 
@@ -348,7 +350,7 @@ class Http2Engine:
         exchange.fail(error)
         if not exchange.is_gone and exchange.id in self._exchanges:
             exchange.is_gone = True
-            self._protocol.reset_stream(exchange.id, ErrorCodes.PROTOCOL_ERROR)
+            self._protocol.cancel(exchange.id, ErrorCodes.PROTOCOL_ERROR)
             self._collect()
 
     def terminate(self, error: Exception) -> None:

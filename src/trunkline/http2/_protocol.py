@@ -230,6 +230,12 @@ class Protocol(H2Connection):
             self._prepare_for_sending(replies)
         return events
 
+    def cancel(self, stream_id: int, code: int) -> None:
+        """Reset the stream, unless it is over."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            self.reset_stream(stream_id, code)
+
     def forget(self, stream_id: int) -> None:
         """The stream is over, and nobody asks for it any more."""
         stream = self.streams.pop(stream_id, None)

@@ -16,7 +16,6 @@ from opentelemetry.propagators.textmap import Setter, TextMapPropagator
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
 
 from trunkline import Event, Request, Response
-from trunkline._urls import Target
 from trunkline.observe._attributes import (
     OTHER_METHOD,
     SECONDS,

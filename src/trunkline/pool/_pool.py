@@ -66,14 +66,13 @@ class Lease:
             pool.take_back(self._state, self.pooled)
 
 
-def _when_changed(
-    pool: ref[Pool], state: OriginState, connection: Connection
-) -> Callable[[], None]:
+def _when_changed(pool: ref[Pool]) -> Callable[[], None]:
     # Weak: its open connections do not keep a pool that was dropped alive.
     def tell() -> None:
         alive = pool()
         if alive is not None:
-            alive.expect(state, connection)
+            # Not now: it may be the pool itself that has just asked the connection.
+            alive.serve_soon()
 
     return tell
 
@@ -124,6 +123,7 @@ class Pool:
         self._closed_by: Counter[str] = Counter()
         self._surplus = "surplus"
         self._on_drained: Callable[[], None] | None = None
+        self._is_serving = self._has_changed = False
         self.is_closed = False
 
     # -- getting a lease -----------------------------------------------------------------------
@@ -139,16 +139,27 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         if state.waiting.size:
             return None
-        lease = self._take(state, fresh=fresh)
+        take = self._take_alone if state.multiplexes else self._take
+        lease = take(state, fresh=fresh)
         if lease is None:
             self._forget_if_unused(state)
         return lease
 
+    def _take_alone(self, state: OriginState, *, fresh: bool) -> Lease | None:
+        """`_take`, and only then what a connection that it looks at tells of itself."""
+        self._is_serving = True
+        try:
+            return self._take(state, fresh=fresh)
+        finally:
+            self._is_serving = False
+            if self._has_changed:
+                self._serve_waiting()
+
     def _add_origin(self, origin: Origin) -> OriginState:
         state = self._origins[origin] = OriginState(
             origin,
-            multiplexes=self._multiplexes == "prior_knowledge"
-            or (self._multiplexes and origin.is_tls),
+            multiplexes=bool(self._multiplexes)
+            and (origin.is_tls or self._multiplexes == "prior_knowledge"),
         )
         return state
 
@@ -167,7 +178,7 @@ class Pool:
         if fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             fresh = False
-            lease = None if state.waiting.size else self._take(state)
+            lease = None if state.waiting.size else self._take_alone(state, fresh=False)
             if lease is not None:
                 return lease
         ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
@@ -359,15 +370,16 @@ class Pool:
         if state.keeps_ready:
             self._refill(state)
         if isinstance(connection, Multiplexing):
-            connection.on_change = _when_changed(ref(self), state, connection)
-        if state.multiplexes:
-            self.expect(state, connection)
+            connection.on_change = _when_changed(ref(self))
+            self._serve_waiting()
+        elif state.multiplexes:
+            state.multiplexes = connection.max_exchanges > 1
+            self._serve_waiting()
         return pooled
 
-    def expect(self, state: OriginState, connection: Connection) -> None:
-        """Expect of the origin what `connection` can now."""
-        state.multiplexes = connection.max_exchanges > 1
-        self._serve_waiting()
+    def serve_soon(self) -> None:
+        """Look in the event loop's next round who can have what."""
+        self._runtime.call_soon_threadsafe(self._serve_waiting)
 
     # -- taking back -----------------------------------------------------------------------------
 
@@ -429,9 +441,19 @@ class Pool:
         lease.release()
 
     def _serve_waiting(self) -> None:
-        """Give what is free to those who wait, in the order in which they came."""
-        while self._queues and self._serve_one():
-            pass
+        """Give what is free to those who wait, in the order in which they came.
+
+        A connection that is looked at meanwhile may tell of a change: that is seen to afterwards.
+        """
+        if self._is_serving:
+            self._has_changed = True
+            return
+        self._is_serving = True
+        try:
+            while self._queues and (self._serve_one() or self._has_changed):
+                self._has_changed = False
+        finally:
+            self._is_serving = self._has_changed = False
 
     def _serve_one(self) -> bool:
         queues: Iterable[OriginState] = self._queues

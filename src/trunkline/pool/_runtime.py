@@ -16,6 +16,8 @@ from typing import Any, Protocol, Self
 
 import anyio
 
+_EARLY = 0.001  # seconds by which a timer of uvloop may come early
+
 
 class Scope(Protocol):
     """A block with a deadline: at the deadline it is cancelled, and the code after it goes on."""
@@ -105,34 +107,34 @@ def make_runtime() -> Runtime:
 
 
 class _AsyncioScope:
-    """`asyncio.timeout`, without the exception, the coroutine and the clock call."""
+    """`asyncio.timeout`, without the exception, the coroutine and a timer of its own."""
 
-    __slots__ = ("_cancelling", "_fired", "_handle", "_loop", "_seconds", "_task")
+    __slots__ = ("_cancelling", "_fired", "_runtime", "_seconds", "_task", "due")
 
     _task: asyncio.Task[object]
-    _handle: asyncio.TimerHandle | None
+    _cancelling: int
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
-        self._loop = loop
+    def __init__(self, runtime: _AsyncioRuntime, seconds: float | None) -> None:
+        self._runtime = runtime
         self._seconds = seconds
         self._fired = False
+        self.due = 0.0
 
     def __enter__(self) -> Self:
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self._runtime.loop)
         if task is None:
             raise RuntimeError("a deadline needs a task to cancel")
         self._task = task
         self._cancelling = task.cancelling()
-        self._handle = None
-        self.move(self._seconds)
+        if self._seconds is not None:
+            self._runtime.watch(self, self._seconds)
         return self
 
     def move(self, seconds: float | None) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-        if seconds is not None and not self._fired:
-            self._handle = self._loop.call_later(max(seconds, 0.0), self.cancel)
+        if seconds is None:
+            self._runtime.scopes.discard(self)
+        elif not self._fired:
+            self._runtime.watch(self, seconds)
 
     def cancel(self) -> None:
         if not self._fired:
@@ -145,8 +147,7 @@ class _AsyncioScope:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._handle is not None:
-            self._handle.cancel()
+        self._runtime.scopes.discard(self)
         if not self._fired:
             return False
         # Somebody else's cancellation, arriving together with ours, goes on.
@@ -172,24 +173,52 @@ class _AsyncioRuntime:
     is_trio = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
+        self.scopes: set[_AsyncioScope] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._spawned: dict[asyncio.Future[None], bool] = {}
 
     def is_running(self) -> bool:
-        return current_loop() is self._loop
+        return current_loop() is self.loop
 
     def scope(self, seconds: float | None) -> Scope:
-        return _AsyncioScope(self._loop, seconds)
+        return _AsyncioScope(self, seconds)
+
+    def watch(self, scope: _AsyncioScope, seconds: float) -> None:
+        """Cancel `scope` in `seconds`, if it is still among `scopes` then.
+
+        One timer serves all: it is set for the deadline that is due first, and where that one has
+        been left or moved meanwhile it is set anew. So a deadline that does not pass costs a place
+        in a set.
+        """
+        scope.due = due = self.loop.time() + (seconds if seconds > 0 else 0.0)
+        self.scopes.add(scope)
+        if self._timer is None or self._timer_due > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        self._timer, self._timer_due = self.loop.call_at(due, self._on_time), due
+
+    def _on_time(self) -> None:
+        self._timer, now = None, self.loop.time() + _EARLY
+        for scope in [scope for scope in self.scopes if scope.due <= now]:
+            self.scopes.discard(scope)
+            scope.cancel()
+        if self.scopes:
+            self._set_timer(min([scope.due for scope in self.scopes]))
 
     def waiter(self) -> Waiter:
-        return _AsyncioWaiter(self._loop)
+        return _AsyncioWaiter(self.loop)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(callback)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(callback)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self._loop.call_later(seconds, callback)
+        self.loop.call_later(seconds, callback)
 
     def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
         task = asyncio.ensure_future(function())

@@ -1,7 +1,7 @@
-"""For tests: a transport without a network, an LLM server, and the conformance suite.
+"""For tests: transports without a network, faults, an LLM server, and the conformance suite.
 
-This module knows where the names live. `MockTransport` needs nothing; the others need
-`pip install 'trunkline[testing]'`.
+This module knows where the names live. Servers, certificates and the
+conformance suite need `pip install 'trunkline[testing]'`; the transports need nothing.
 """
 
 from __future__ import annotations

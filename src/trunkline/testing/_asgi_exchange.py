@@ -29,6 +29,7 @@ from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._runtime import Runtime
 from trunkline.testing._facts import head_size, place, sent_size
 from trunkline.testing._lifespan import VERSIONS, ASGIApp, Message
+from trunkline.testing._received import check_piece, end
 
 logger = logging.getLogger("trunkline.testing")
 
@@ -68,12 +69,10 @@ class Upload:
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes:
         self._begin("request")
         async for piece in pieces:
-            if not isinstance(piece, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise InvalidRequest("content: the async iterable must produce bytes")
             if self._left is not None:
-                self._left -= len(piece)
+                self._left -= len(check_piece(piece))
                 self._check(self._left >= 0, "longer")
-            if piece:
+            if check_piece(piece):
                 self._attempt.bytes_sent += len(piece)
                 self._begin("write")
                 return piece
@@ -91,10 +90,8 @@ class Upload:
             raise InvalidRequest(f"content: it is {how} than Content-Length")
 
     async def aclose(self) -> None:
-        """The rest is not wanted: let the caller's generator clean up."""
-        close: Any = getattr(self._pieces, "aclose", None)
-        if close is not None:
-            await close()
+        """The rest is not wanted."""
+        await end(self._pieces)
 
 
 class ASGIExchange:
@@ -291,7 +288,7 @@ class ASGIExchange:
         except BaseException as error:
             self.give_up(error)
             raise
-        if not piece:
+        if self.is_over:
             self._end("ended")
         return piece
 

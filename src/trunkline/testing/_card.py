@@ -120,14 +120,19 @@ What each backend keeps of the contract, [`trunkline.Transport`](../src/trunklin
 what it was not asked for want of a capability. This page is generated: `make conformance-cards`.
 For one backend, also a backend of your own: `python -m trunkline.testing.conformance NAME`.
 
-A cell says how many behaviours of that promise pass. Each is run on every event loop that the
-backend runs on, and fails if it fails on one.
+A cell says how many behaviours of that promise pass. Each is run on {loops}, and
+fails if it fails on one.
 """
 
 
-def as_markdown(cards: Sequence[Card]) -> str:
-    """A page with a table of all the cards, and what each fails and skips."""
-    lines = [_PAGE, "| Promise |" + "".join(f" {card.name} |" for card in cards)]
+def as_markdown(cards: Sequence[Card], loops: Sequence[str] = ()) -> str:
+    """A page with a table of all the cards, and what each fails and skips.
+
+    Args:
+        loops: those that the cards were made on; every one of the backend's if empty.
+    """
+    where = ", ".join(loops) or "every event loop the backend runs on"
+    lines = [_PAGE.format(loops=where), "| Promise |" + "".join(f" {card.name} |" for card in cards)]
     lines.append("|---|" + "---|" * len(cards))
     for number, promise in PROMISES.items():
         cells = "".join(f" {_cell(*card.counts(number))} |" for card in cards)

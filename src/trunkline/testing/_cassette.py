@@ -20,6 +20,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from trunkline.testing._fault_plan import find_error
 from trunkline.testing._received import ReceivedRequest
 
 VERSION = 1
+# What a header value outside UTF-8 is in text: JSON has a form for it, UTF-8 has not.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FACTS = (
     "phase", "request_sent", "bytes_sent", "response_started", "connection_reused", "replay",
     "http_version", "attempts", "code",
@@ -63,6 +66,7 @@ class Cassette:
         text = json.dumps(
             {"trunkline_cassette": VERSION, "interactions": entries}, ensure_ascii=False, indent=2
         )
+        text = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,7 +122,7 @@ def _tell_of(kind: Any, tell: Callable[[object], None]) -> Callable[[], None]:
 
 def _line_in(file: Path) -> str:
     """The line of `file` that is being run, if any."""
-    frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
     name = str(file)
     while frame is not None and frame.f_code.co_filename != name:
         frame = frame.f_back

@@ -104,7 +104,7 @@ def _json_differences(recorded: Any, sent: Any, where: str) -> Iterator[str]:
             else:
                 yield f"{where}.{key}: only {'recorded' if key in left else 'sent'}"
     elif isinstance(recorded, list) and isinstance(sent, list):
-        yield from _list_differences(cast("list[Any]", recorded), cast("list[Any]", sent), where)
+        yield from _list_differences(cast("Any", recorded), cast("Any", sent), where)
     elif recorded != sent:
         yield f"{where}: recorded {_show(recorded)}, sent {_show(sent)}"
 

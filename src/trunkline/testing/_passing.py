@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from trunkline import Capabilities, PoolSnapshot, Request, Response, Transport, TransportError
 from trunkline._bodies import IterableStream
-from trunkline._messages import HeaderTypes
+from trunkline._fields import HeaderTypes
 
 
 class PassingTransport:

@@ -40,11 +40,9 @@ def keeps(number: int) -> Callable[[Test], Test]:
 
 def promise_of(suite: type, behaviour: str) -> int:
     """The number of the promise that fails when this behaviour of `suite` does."""
-    number: int | None = getattr(getattr(suite, behaviour), "promise", None)
-    if number is None:
-        (number, *_) = (
-            vars(part)["promise"]
-            for part in inspect.getmro(suite)
-            if behaviour in vars(part) and "promise" in vars(part)
-        )
-    return number
+    own: int | None = getattr(getattr(suite, behaviour), "promise", None)
+    if own is not None:
+        return own
+    parts = [part for part in inspect.getmro(suite) if behaviour in vars(part)]
+    numbers: list[int] = [vars(part)["promise"] for part in parts if "promise" in vars(part)]
+    return numbers[0]

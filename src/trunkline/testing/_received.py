@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 import anyio.lowlevel
 
-from trunkline import Request
+from trunkline import InvalidRequest, Request
 from trunkline._urls import Target
 
 
@@ -51,15 +51,40 @@ async def receive(request: Request) -> ReceivedRequest:
     """Read the body of `request`.
 
     Raises:
-        InvalidRequest: its length is not what its Content-Length says.
+        InvalidRequest: it is not as long as its Content-Length says, or no bytes.
     """
     content = request.content
     if content is not None and not isinstance(content, bytes):
-        content = b"".join([piece async for piece in request.pieces()])
+        pieces = content.__aiter__()
+        try:
+            content = b"".join([check_piece(piece) async for piece in pieces])
+        finally:
+            await end(pieces)
+    return with_content(request, content, request.headers.items())
+
+
+async def end(pieces: AsyncIterator[bytes] | None) -> None:
+    """The rest is not wanted: let a generator clean up."""
+    close: Any = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def check_piece(piece: Any) -> bytes:
+    """`piece` itself. Raises InvalidRequest: it is no bytes."""
+    if not isinstance(piece, bytes):
+        raise InvalidRequest("content: the async iterable must produce bytes")
+    return piece
+
+
+def with_content(
+    request: Request, content: bytes | None, headers: Iterable[tuple[str, str]]
+) -> ReceivedRequest:
+    """`request` with another body and other headers."""
     return ReceivedRequest(
         request.method,
         Target(request.origin, request.path),
-        headers=request.headers,
+        headers=tuple(headers),
         content=content,
         timeouts=request.timeouts,
         idempotent=request.idempotent,

@@ -7,13 +7,14 @@ nor what is secret.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
 from time import monotonic
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from multidict import CIMultiDict
 
 from trunkline import PoolSnapshot, Request, Response, Transport, TransportClosed, TransportError
+from trunkline._urls import Target
 from trunkline.testing._cassette import (
     Cassette,
     Entry,
@@ -24,9 +25,11 @@ from trunkline.testing._cassette import (
 )
 from trunkline.testing._matching import Aspect, Matcher, Matching
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
-from trunkline.testing._received import Chunks, ReceivedRequest, receive
+from trunkline.testing._received import Chunks, check_piece, end, receive, with_content
 from trunkline.testing._redaction import Redaction, Redactor
 from trunkline.testing._replaying import ASPECTS, Player, redact
+
+_LENGTH = "content-length"
 
 RecordMode: TypeAlias = Literal["none", "once", "new", "all"]
 
@@ -37,7 +40,8 @@ class RecordingTransport(PassingTransport):
     The file is written anew, all at once, after each exchange. Secrets are taken out before that.
     Bodies are recorded decoded, and handed on decoded, so that a replay is the same as the
     recording; `Content-Encoding` and the length of the encoded body are left out. A streamed
-    request body is read to its end before it is sent.
+    request body is sent as it is produced, unless there is a recording that may match it: then it
+    is read to its end first.
 
     Args:
         inner: any transport; closed with this one.
@@ -90,19 +94,28 @@ class RecordingTransport(PassingTransport):
         """
         if self._is_closed:
             raise TransportClosed("the transport is closed")
+        if self.is_recording and not self._player.cassette.entries:
+            return await self._record(request)
         received = await receive(request)
         entry = self._player.find(received)
         if entry is not None:
             return await self._player.play(entry, request, self.capabilities.name)
         if not self.is_recording:
             raise self._player.refuse(received, f"mode {self._mode!r}")
-        return await self._record(request, received)
+        return await self._record(request, Chunks([received.body]))
 
-    async def _record(self, request: Request, received: ReceivedRequest) -> Response:
-        take = _Take(received, Redactor(self._redaction), self._save, pace=self._pace)
+    async def _record(
+        self, request: Request, pieces: AsyncIterator[bytes] | None = None
+    ) -> Response:
+        """`pieces` stand for a streamed body that has been read."""
+        sent = request
+        if not request.is_rewindable:
+            given = cast("AsyncIterable[bytes]", request.content) if pieces is None else pieces
+            sent = _streaming(request, Tee(given.__aiter__()))
+        take = _Take(sent, Redactor(self._redaction), self._save, pace=self._pace)
         self._takes.append(take)
         try:
-            response = await self.inner.send(_to_send(request, received))
+            response = await self.inner.send(sent)
         except TransportError as error:
             take.failed(error)
             raise
@@ -132,14 +145,28 @@ class RecordingTransport(PassingTransport):
         await super().aclose(drain)
 
 
-def _to_send(request: Request, received: ReceivedRequest) -> Request:
-    if request.is_rewindable:
-        return request
+class Tee(AsyncIterator[bytes]):
+    """A streamed request body; keeps what was sent of it."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.taken: list[bytes] = []
+
+    async def __anext__(self) -> bytes:
+        piece = check_piece(await self._pieces.__anext__())
+        self.taken.append(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        await end(self._pieces)
+
+
+def _streaming(request: Request, content: Tee) -> Request:
     return Request(
         request.method,
-        request.url,
+        Target(request.origin, request.path),
         headers=request.headers,
-        content=Chunks([received.body]),
+        content=content,
         timeouts=request.timeouts,
         idempotent=request.idempotent,
         priority=request.priority,
@@ -151,15 +178,14 @@ class _Take:
 
     def __init__(
         self,
-        request: ReceivedRequest,
+        request: Request,
         redactor: Redactor,
         save: Callable[[], None],
         *,
         pace: bool,
     ) -> None:
         self.entry: Entry | None = None
-        self._request = write_request(redact(request, redactor))
-        self._method = request.method
+        self._request = request
         self._redactor = redactor
         self._save: Callable[[], None] | None = save
         self._pace = pace
@@ -177,12 +203,12 @@ class _Take:
 
     def failed(self, error: TransportError) -> None:
         self._wait = self._lap()
-        self._write({"error": write_error(error)})
+        self._write(self._written_request(), {"error": write_error(error)})
 
     def began(self, response: Response) -> Response:
         """The response to hand on; it is recorded as it is read."""
         self._wait = self._lap()
-        pieces, self._headers = _decoded(response, self._method)
+        pieces, self._headers = _decoded(response, self._request.method)
         self._head = {"status": response.status_code, "http_version": response.http_version}
         if response.reason_phrase != Response(response.status_code).reason_phrase:
             self._head["reason_phrase"] = response.reason_phrase
@@ -196,6 +222,7 @@ class _Take:
         """The body has ended, or nobody reads on. Again: nothing happens."""
         if self._head is None or self._save is None:
             return
+        request = self._written_request()  # first: its secrets are looked for in the response
         body = self._body()
         if error is not None:
             body["error"] = write_error(error)
@@ -204,7 +231,9 @@ class _Take:
         fields = [
             (name, self._redactor.header(name, value)) for name, value in self._headers.items()
         ]
-        self._write({"response": {**self._head, "headers": write_headers(fields), "body": body}})
+        self._write(
+            request, {"response": {**self._head, "headers": write_headers(fields), "body": body}}
+        )
 
     def _body(self) -> Entry:
         chunks = self._redactor.chunks(self._chunks)
@@ -217,9 +246,16 @@ class _Take:
             body["pauses"] = self._pauses
         return body
 
-    def _write(self, outcome: Entry) -> None:
+    def _written_request(self) -> Entry:
+        content = self._request.content
+        body = b"".join(content.taken) if isinstance(content, Tee) else cast("bytes", content)
+        # Of what was not sent to its end the length is not the one announced.
+        fields = [pair for pair in self._request.headers.items() if pair[0].lower() != _LENGTH]
+        return write_request(redact(with_content(self._request, body, fields), self._redactor))
+
+    def _write(self, request: Entry, outcome: Entry) -> None:
         wait = {"wait": self._wait} if self._pace else {}
-        self.entry = {"request": self._request, **wait, **outcome}
+        self.entry = {"request": request, **wait, **outcome}
         save, self._save = self._save, None
         if save is not None:
             save()
@@ -247,6 +283,12 @@ class RecordedBody(PassedBody):
     def close(self) -> None:
         super().close()
         self._take.end()
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            self._take.end()
 
 
 def _decoded(response: Response, method: str) -> tuple[AsyncIterator[bytes], CIMultiDict[str]]:

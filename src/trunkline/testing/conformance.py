@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import pytest
 
@@ -27,6 +28,8 @@ from trunkline.testing import TransportConformance
 
 class TestBackend(TransportConformance):
     backend = {name!r}
+    loops = {loops!r}
+    patience = {patience!r}
 """
 # A leak is a broken promise; what else a library warns of is not.
 _SETTINGS = """
@@ -39,22 +42,29 @@ filterwarnings =
 """
 
 
-def examine(name: str, *, loops: Sequence[str] = (), select: str = "") -> Card:
+def examine(
+    name: str, *, loops: Sequence[str] = (), select: str = "", patience: float = 30.0
+) -> Card:
     """Run the suite on the backend of this name; takes about a minute for each event loop.
 
     Args:
         name: of an entry point in the group `trunkline.backends`.
         loops: of "asyncio", "uvloop" and "trio"; every one of the backend's if empty.
         select: which behaviours, in the words of pytest's `-k`; all if empty.
+        patience: seconds after which a behaviour that waits for what never comes has failed.
 
     Raises:
         BackendUnavailable: there is no such backend, or its library is missing.
     """
     capabilities = capabilities_of(name)
-    collector = _Collector(name, loops)
+    collector = _Collector(name)
     with TemporaryDirectory(prefix="trunkline-conformance-") as directory:
-        suite, settings = Path(directory, "test_backend.py"), Path(directory, "pytest.ini")
-        suite.write_text(_SUITE.format(name=name), encoding="utf-8")
+        # A name of its own: a module is imported once in a process, a suite once for each card.
+        suite = Path(directory, f"test_{uuid4().hex}.py")
+        settings = Path(directory, "pytest.ini")
+        suite.write_text(
+            _SUITE.format(name=name, loops=tuple(loops), patience=patience), encoding="utf-8"
+        )
         settings.write_text(_SETTINGS, encoding="utf-8")
         options = ["--disable-plugin-autoload", "-p", "anyio.pytest_plugin"]
         options += ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", str(settings)]
@@ -68,20 +78,16 @@ def examine(name: str, *, loops: Sequence[str] = (), select: str = "") -> Card:
 class _Collector:
     """A plugin of pytest that keeps what came of each behaviour, and shows how far it is."""
 
-    def __init__(self, name: str, loops: Sequence[str]) -> None:
+    def __init__(self, name: str) -> None:
         self.behaviours: dict[str, Behaviour] = {}
         self.trouble = ""
         self._name = name
-        self._loops = loops
         self._done = self._total = 0
         self._seen: dict[str, tuple[Behaviour, str]] = {}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self.trouble = f": {report.longreprtext}"
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if self._is_wanted(item)]
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._total = len(session.items)
@@ -92,12 +98,6 @@ class _Collector:
             if name not in self.behaviours:
                 self.behaviours[name] = Behaviour(name, promise_of(suite, name))
             self._seen[item.nodeid] = self.behaviours[name], item.name.removeprefix(name)
-
-    def _is_wanted(self, item: pytest.Item) -> bool:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        library, options = parameters.get("anyio_backend", (None, {}))
-        loop = "uvloop" if options.get("use_uvloop") else library
-        return not self._loops or loop is None or loop in self._loops
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         behaviour, run = self._seen[report.nodeid]
@@ -131,19 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", metavar="NAME", nargs="*", help="a backend; default: every one")
     parser.add_argument("-k", metavar="WORDS", default="", help="only these behaviours, as pytest")
     parser.add_argument("--loops", metavar="LOOP,...", default="", help="asyncio, uvloop, trio")
+    waiting = "how long a behaviour may wait for what never comes; default: 30"
+    parser.add_argument("--patience", metavar="SECONDS", type=float, default=30.0, help=waiting)
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the cards there too")
     given = parser.parse_args(arguments)
     loops = [loop for loop in given.loops.split(",") if loop]
     cards: list[Card] = []
     for name in given.names or available_backends():
         try:
-            cards.append(examine(name, loops=loops, select=given.k))
+            cards.append(examine(name, loops=loops, select=given.k, patience=given.patience))
         except BackendUnavailable as error:
             print(error, file=sys.stderr)
             return 2
         print(as_text(cards[-1]))
     if given.markdown is not None:
-        given.markdown.write_text(as_markdown(cards), encoding="utf-8")
+        given.markdown.write_text(as_markdown(cards, loops), encoding="utf-8")
     return 1 if any(card.of("failed") for card in cards) else 0
 
 

@@ -172,6 +172,10 @@ class Conformance:
     """The frame. See `TransportConformance` for how it is used."""
 
     backend: ClassVar[str]
+    loops: ClassVar[tuple[str, ...]] = ()
+    """Of "asyncio", "uvloop" and "trio" those to run on; all of the backend's where empty."""
+    patience: ClassVar[float] = PATIENCE
+    """Seconds after which a test that waits for what never comes fails."""
     promise: ClassVar[int]
     """Number of the promise that the behaviours of this part belong to; see `keeps`."""
     part_needs: ClassVar[tuple[str, ...]] = ()
@@ -217,6 +221,7 @@ class Conformance:
             pytest.param((library, options), id=name, marks=marks)
             for name, library, options, module in _LOOPS
             if getattr(capabilities, library)
+            and (not self.loops or name in self.loops)
             and (module is None or importlib.util.find_spec(module) is not None)
         ]
         metafunc.parametrize(
@@ -273,7 +278,7 @@ class Conformance:
             options["uds"] = uds
         server = ScriptedServer(*scripts, tls=context, host=host, uds=uds)
         failure: BaseException | None = None
-        with anyio.fail_after(PATIENCE), server:
+        with anyio.fail_after(self.patience), server:
             async with self.transport(**options) as transport:
                 group = anyio.create_task_group()
                 rig = Rig(transport, server, group)

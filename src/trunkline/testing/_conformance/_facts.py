@@ -42,7 +42,7 @@ class Facts(Conformance):
     async def _faulty(self, fault: str) -> AsyncGenerator[tuple[Rig, TransportError]]:
         """A call with secrets in every part of it, and the error that came of it."""
         kind, script = FAULTS[fault]
-        async with self.rig(script, serve(PAGE), timeouts=Timeouts(headers=0.1)) as rig:
+        async with self.rig(script, serve(PAGE), timeouts=Timeouts(headers=0.3)) as rig:
             origin = rig.server.url if script else f"http://127.0.0.1:{closed_port()}"
             request = Request(
                 "POST",

@@ -104,8 +104,10 @@ class Loops(Conformance):
         self, in_a_loop: Run
     ) -> None:
         async def leave() -> None:
-            await _fetch(transport, f"https://127.0.0.1:{server.port}/")
-            await until(lambda: server.connections == 2)
+            request = Request("GET", f"https://127.0.0.1:{server.port}/")
+            async with await transport.send(request) as answered:
+                await until(lambda: server.connections == 2)
+                await answered.aread()
 
         with Certificates() as certificates, _no_warning():
             script = [start_tls(certificates.server_context()), *serve(PAGE)]

@@ -110,7 +110,7 @@ class Ready(Conformance):
                 )
 
     async def test_warming_takes_no_longer_than_the_connect_timeout(self) -> None:
-        async with self.rig([hold()], timeouts=Timeouts(connect=0.1)) as rig:
+        async with self.rig([hold()], timeouts=Timeouts(connect=0.3)) as rig:
             with pytest.raises(ConnectTimeout) as caught:
                 await rig.transport.warm(f"https://127.0.0.1:{rig.server.port}/", 2)
 

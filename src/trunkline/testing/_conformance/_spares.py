@@ -179,8 +179,10 @@ class Spares(Conformance):
 
     async def test_a_spare_connection_that_is_being_opened_ends_with_the_close(self) -> None:
         async with self._rig_with_a_slow_spare(serve(PAGE), [hold()]) as rig:
-            await rig.fetch_url(f"https://127.0.0.1:{rig.server.port}/")
-            await until(lambda: rig.server.connections == 2)
+            request = Request("GET", f"https://127.0.0.1:{rig.server.port}/")
+            async with await rig.transport.send(request) as answered:
+                await until(lambda: rig.server.connections == 2)
+                await answered.aread()
             await rig.transport.aclose()
 
             await until(lambda: rig.server.open_connections == 0)

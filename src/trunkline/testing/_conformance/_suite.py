@@ -68,6 +68,8 @@ class TransportConformance(
 
     Attributes:
         backend: name of the backend under test.
+        loops: "asyncio", "uvloop", "trio": those to run on; all of the backend's if left out.
+        patience: seconds after which a test that waits for what never comes fails.
 
     A class that tests a transport without an entry point overrides `capabilities` and
     `open_transport`.

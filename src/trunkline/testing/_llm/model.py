@@ -1,8 +1,8 @@
 """The echoing model: what it is asked and what it replies, in no API's words.
 
 One word is one token. The model answers with the words of the last message, over and over, until
-there are as many as were asked for. Is it offered tools, and the last message is not the result of
-one, then it calls a tool instead.
+there are as many as were asked for. If it is offered tools, and the last message is not the result
+of one, it calls a tool instead.
 """
 
 from __future__ import annotations

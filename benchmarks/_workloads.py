@@ -1,0 +1,183 @@
+"""What is measured: a table.
+
+Knows names, sizes and how long. Does not know how a round is run or what its figures have to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from benchmarks import _llm
+from benchmarks._model import JSON, Load
+from benchmarks._nginx import SIZES
+from benchmarks.clients import FLOOR, Spec
+
+Over: TypeAlias = Literal["plain", "tls", "http2", "llm"]
+
+_STREAMS = 100
+_HEADERS = tuple(JSON.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Loads that share a client, and so its connections. Its name is in the results."""
+
+    name: str
+    title: str
+    loads: tuple[Load, ...]
+    path: str = "/small"
+    over: Over = "plain"
+    connections: int | None = None
+    """The most; else one for each call in flight."""
+    clients: tuple[str, ...] | None = None
+    """None for all that can."""
+    rounds: int = 3
+
+    @property
+    def most(self) -> int:
+        return max(load.in_flight for load in self.loads)
+
+    def chosen(self, specs: Mapping[str, Spec]) -> list[str]:
+        """Names of the clients that can do it, of those that are known."""
+        if self.clients is not None:
+            return [name for name in self.clients if name in specs]
+        return [name for name, spec in specs.items() if self._suits(spec)]
+
+    def _suits(self, spec: Spec) -> bool:
+        return (
+            not spec.is_sdk
+            and (self.over != "http2" or spec.http2)
+            and (spec.streams or not any(load.stream for load in self.loads))
+            and self.most <= (spec.most or self.most)
+        )
+
+
+OURS = ("trunkline-aiohttp", "trunkline-httpx")
+_SDKS = ("openai on trunkline", "openai on DefaultAioHttpClient", "openai on httpx2")
+_TITLES: dict[Over, str] = {
+    "plain": "small POST",
+    "tls": "small POST over TLS",
+    "http2": "small POST over HTTP/2",
+}
+
+
+def _small(over: Over, in_flight: int, seconds: float, rounds: int, *clients: str) -> Workload:
+    return Workload(
+        name=f"small-{over}",
+        title=_TITLES[over],
+        over=over,
+        loads=(Load(in_flight=in_flight, seconds=seconds),),
+        rounds=rounds,
+        clients=clients or None,
+    )
+
+
+def _stream(pace: float, tokens: int, rounds: int, *clients: str) -> Workload:
+    kind = "paced" if pace else "unpaced"
+    load = Load(
+        in_flight=_STREAMS,
+        calls=_STREAMS,
+        body=_llm.body(tokens),
+        headers=(*_HEADERS, ("x-token-delay", str(pace))),
+        stream=True,
+    )
+    return Workload(
+        name=f"sse-{kind}",
+        title=f"Streams of {tokens} tokens, {kind}",
+        over="llm",
+        path="",
+        loads=(load,),
+        rounds=rounds,
+        clients=clients or None,
+    )
+
+
+def _shared(seconds: float, rounds: int, *beside: str) -> list[Workload]:
+    """Two loads on the same client: what a burst costs it."""
+    return [
+        Workload(
+            name="growth",
+            title="1 call in flight, and 500",
+            loads=tuple(Load(in_flight=n, seconds=seconds) for n in (1, 500)),
+            rounds=rounds,
+            clients=OURS,
+        ),
+        Workload(
+            name="saturated",
+            title="50 connections: 50 callers, and 1,000",
+            loads=tuple(Load(in_flight=n, seconds=seconds) for n in (50, 1000)),
+            connections=50,
+            rounds=rounds,
+            clients=(*OURS, *beside),
+        ),
+    ]
+
+
+def _sdk(seconds: float, rounds: int) -> Workload:
+    return Workload(
+        name="sdk",
+        title="chat completions by the whole openai SDK",
+        path="/v1/chat/completions",
+        loads=(Load(in_flight=100, seconds=seconds),),
+        rounds=rounds,
+        clients=_SDKS,
+    )
+
+
+def full() -> list[Workload]:
+    """Everything, in about eight minutes."""
+    bodies = [
+        Workload(
+            name=f"{way}-{size}",
+            title=f"{size.upper()} {'down' if way == 'down' else 'up'}",
+            path=f"/{size}" if way == "down" else "/upload",
+            loads=(
+                Load(
+                    in_flight=20,
+                    seconds=0.3,
+                    method="GET" if way == "down" else "POST",
+                    body=None if way == "down" else bytes(SIZES[size]),
+                ),
+            ),
+        )
+        for way in ("down", "up")
+        for size in SIZES
+    ]
+    churn = Workload(
+        name="churn",
+        title="a connection for each call",
+        loads=(Load(in_flight=20, calls=1000, headers=(*_HEADERS, ("Connection", "close"))),),
+    )
+    return [
+        *(_small("plain", n, 0.4, 4) for n in (1, 20, 100, 500)),
+        *(_small("tls", n, 0.3, 3) for n in (1, 20, 100, 500)),
+        *(_small("http2", n, 0.3, 3) for n in (1, 20, 100, 500)),
+        *bodies,
+        churn,
+        *_shared(0.3, 3, "aiohttp", "pyreqwest"),
+        _sdk(0.4, 3),
+        _stream(0.0, 500, 2),
+        _stream(0.01, 500, 1),
+    ]
+
+
+def quick() -> list[Workload]:
+    """Only what a bar is about, each in a few short rounds."""
+    return [
+        _small("plain", 1, 0.2, 5, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small("plain", 20, 0.2, 4, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small(
+            "plain", 100, 0.15, 3, *OURS, "aiohttp", "httpx", "httpx2", "pyreqwest",
+            "trunkline-client", "httpx2-on-trunkline", "openai-aiohttp", FLOOR,
+        ),
+        _small("plain", 500, 0.2, 1, "trunkline-httpx", "httpx2"),
+        *(
+            _small("http2", n, 0.2, 3, "trunkline-aiohttp", "httpx", "httpx2")
+            for n in (1, 20, 100)
+        ),
+        *_shared(0.15, 3),
+        _stream(0.0, 60, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream(0.01, 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+    ]  # fmt: skip

@@ -1,0 +1,223 @@
+"""An agent 50 ms away from its server, on a real network path: `python -m benchmarks.link`.
+
+Two network namespaces, each with a TUN device; a process between them reads every packet from one
+and writes it to the other 25 ms later. So it is the kernel's own TCP that pays for each round trip:
+SYN, TLS and request alike. Needs Linux, root and iproute2; everything is undone at the end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from statistics import median
+from time import monotonic
+from typing import get_args
+from urllib.parse import urlsplit
+
+from benchmarks import _nginx
+from benchmarks._cores import clean_up_when_told_to_end, cores, enter, pin
+from benchmarks._model import Agent, Mode, Target
+from benchmarks._worker import ClientFailed, MissingLibrary, Worker, start
+from benchmarks.clients import Spec, specs
+
+RTT = 0.05
+"""Seconds."""
+CALLS = 20
+
+_CLIENT, _SERVER = "10.213.77.1", "10.213.77.2"
+_SET_INTERFACE = 0x400454CA  # TUNSETIFF
+_TUN, _NO_PACKET_INFO = 0x0001, 0x1000
+_MTU = 1500
+_HANDSHAKES = 9
+
+
+def why_not() -> str | None:
+    """What is missing for the link here; None where it can be made."""
+    if not sys.platform.startswith("linux"):
+        return "the link needs Linux"
+    if os.geteuid() != 0:
+        return "the link needs root, for network namespaces and TUN devices"
+    if not os.path.exists("/dev/net/tun"):
+        return "the link needs /dev/net/tun"
+    if shutil.which("ip") is None:
+        return "the link needs the ip command: apt-get install iproute2"
+    return None
+
+
+@dataclass(slots=True)
+class Trips:
+    """By client: the agent's round trips in each mode, and those of each step of its first call."""
+
+    rtt: float = RTT
+    """Seconds of a round trip, as a bare TCP handshake takes it."""
+
+    agents: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    steps: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def measure(chosen: Iterable[Spec], modes: Iterable[Mode]) -> Trips:
+    """Run the agent on each client over the link. Raises OSError where it cannot be made."""
+    client_core, server_core = cores()
+    with ExitStack() as stack:
+        client, server = stack.enter_context(_namespaces(server_core))
+        inside = ("ip", "netns", "exec", server)
+        nginx = stack.enter_context(_nginx.serving(server_core, host=_SERVER, inside=inside))
+        target = Target(url=f"{nginx.tls}/small", ca_file=nginx.ca_file)
+        path = f"/run/netns/{client}"
+        trips = Trips(rtt=_round_trip(path, urlsplit(nginx.plain).port or 0, client_core))
+        workers = [stack.enter_context(start(spec, client_core, namespace=path)) for spec in chosen]
+        for worker in workers:
+            try:
+                worker.check()
+                _one(worker, target, modes, trips)
+            except (MissingLibrary, ClientFailed) as error:
+                trips.failed[worker.spec.name] = str(error)
+    return trips
+
+
+def _one(worker: Worker, target: Target, modes: Iterable[Mode], trips: Trips) -> None:
+    worker.agent(Agent(mode="pooled", target=target, calls=1))  # imports are not the link's
+    for mode in modes:
+        if mode == "warmed" and not worker.spec.is_ours:
+            continue
+        trip = worker.agent(Agent(mode=mode, target=target, calls=CALLS))
+        trips.agents.setdefault(worker.spec.name, {})[mode] = trip.total / trips.rtt
+        if trip.steps:
+            steps = {step: took / trips.rtt for step, took in trip.steps.items()}
+            trips.steps[worker.spec.name] = steps
+
+
+def _round_trip(namespace: str, port: int, core: int) -> float:
+    """The median of a few TCP handshakes, from a process in that namespace."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_connect, namespace, port, core).result()
+
+
+def _connect(namespace: str, port: int, core: int) -> float:
+    enter(namespace)
+    pin(0, core)
+    took: list[float] = []
+    for _ in range(_HANDSHAKES):
+        began = monotonic()
+        with socket.create_connection((_SERVER, port)):
+            took.append(monotonic() - began)
+    return median(took)
+
+
+@contextmanager
+def _namespaces(core: int) -> Generator[tuple[str, str]]:
+    """Two namespaces that are `RTT` from each other; yields their names."""
+    tag = f"bench{os.getpid()}"
+    client, server = f"{tag}c", f"{tag}s"
+    with ExitStack() as stack:
+        for name in (client, server):
+            _ip("netns", "add", name)
+            stack.callback(_ip, "netns", "del", name)
+        stack.enter_context(_wire(f"{tag}0", f"{tag}1", core))
+        for device, name, here, there in (
+            (f"{tag}0", client, _CLIENT, _SERVER),
+            (f"{tag}1", server, _SERVER, _CLIENT),
+        ):
+            _ip("link", "set", device, "netns", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "addr", "add", here, "peer", there, "dev", device)
+            _ip("-n", name, "link", "set", device, "up")
+        yield client, server
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(("ip", *arguments), check=True, capture_output=True)
+
+
+@contextmanager
+def _wire(left: str, right: str, core: int) -> Generator[None]:
+    """Two TUN devices and the process between them; all of them end with the block."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_carry, args=(left, right, theirs, core), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+        yield
+    finally:
+        ours.close()
+        process.join(2)
+        process.kill()
+        process.join()
+
+
+def _open_tun(name: str) -> int:
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(device, _SET_INTERFACE, struct.pack("16sH", name.encode(), _TUN | _NO_PACKET_INFO))
+    return device
+
+
+def _carry(left: str, right: str, pipe: Connection, core: int) -> None:
+    """Carry packets both ways, each `RTT / 2` late, until the pipe is closed."""
+    pin(0, core)
+    near, far = _open_tun(left), _open_tun(right)
+    pipe.send(None)
+    told = pipe.fileno()
+    other = {near: far, far: near}
+    queue: deque[tuple[float, int, bytes]] = deque()
+    while True:
+        # select, and not poll, which counts in milliseconds; and awake for the last of them, since
+        # to be woken takes a part of one.
+        wait = max(queue[0][0] - monotonic() - 0.001, 0.0) if queue else None
+        ready, _, _ = select.select([near, far, told], [], [], wait)
+        if told in ready:
+            return
+        for device in (near, far):
+            if device in ready:
+                queue.append((monotonic() + RTT / 2, other[device], os.read(device, _MTU)))
+        while queue and queue[0][0] <= monotonic():
+            _, device, packet = queue.popleft()
+            with suppress(OSError):  # a device that is down: lost, as on any link
+                os.write(device, packet)
+
+
+def table(trips: Trips) -> Mapping[str, list[str]]:
+    """A row for each client: its round trips cold, pooled and warmed; "-" where it cannot."""
+    modes: tuple[Mode, ...] = get_args(Mode)
+    return {
+        name: [f"{of[mode]:.2f}" if mode in of else "-" for mode in modes]
+        for name, of in trips.agents.items()
+    }
+
+
+def main() -> None:
+    reason = why_not()
+    if reason is not None:
+        raise SystemExit(f"skipped: {reason}")
+    clean_up_when_told_to_end()
+    modes: tuple[Mode, ...] = get_args(Mode)
+    trips = measure((spec for spec in specs().values() if not spec.is_sdk), modes)
+    print(f"round trips ({trips.rtt * 1000:.1f} ms) of a {CALLS}-call agent over TLS")
+    print(f"{'':22}" + "".join(f"{mode:>10}" for mode in modes))
+    for name, row in table(trips).items():
+        print(f"{name:22}" + "".join(f"{figure:>10}" for figure in row))
+    for name, steps in trips.steps.items():
+        told = ", ".join(f"{step} {took:.2f}" for step, took in steps.items())
+        print(f"{name}: round trips of the first call: {told}")
+    for name, reason in trips.failed.items():
+        print(f"{name}: {reason}")
+
+
+if __name__ == "__main__":
+    main()
