@@ -68,6 +68,7 @@ class Attempt:
     def __init__(self) -> None:
         self.bytes_sent = 0
         self.response_started = False
+        self.is_body_untouched = self.is_untaken = False
         self.phases: list[str] = []
 
     def begin(self, phase: str) -> None:

@@ -123,7 +123,6 @@ class Pool:
         self._closed_by: Counter[str] = Counter()
         self._surplus = "surplus"
         self._on_drained: Callable[[], None] | None = None
-        self._is_serving = self._has_changed = False
         self.is_closed = False
 
     # -- getting a lease -----------------------------------------------------------------------
@@ -139,21 +138,10 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         if state.waiting.size:
             return None
-        take = self._take_alone if state.multiplexes else self._take
-        lease = take(state, fresh=fresh)
+        lease = self._take(state, fresh=fresh)
         if lease is None:
             self._forget_if_unused(state)
         return lease
-
-    def _take_alone(self, state: OriginState, *, fresh: bool) -> Lease | None:
-        """`_take`, and only then what a connection that it looks at tells of itself."""
-        self._is_serving = True
-        try:
-            return self._take(state, fresh=fresh)
-        finally:
-            self._is_serving = False
-            if self._has_changed:
-                self._serve_waiting()
 
     def _add_origin(self, origin: Origin) -> OriginState:
         state = self._origins[origin] = OriginState(
@@ -178,7 +166,7 @@ class Pool:
         if fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             fresh = False
-            lease = None if state.waiting.size else self._take_alone(state, fresh=False)
+            lease = None if state.waiting.size else self._take(state)
             if lease is not None:
                 return lease
         ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
@@ -441,19 +429,9 @@ class Pool:
         lease.release()
 
     def _serve_waiting(self) -> None:
-        """Give what is free to those who wait, in the order in which they came.
-
-        A connection that is looked at meanwhile may tell of a change: that is seen to afterwards.
-        """
-        if self._is_serving:
-            self._has_changed = True
-            return
-        self._is_serving = True
-        try:
-            while self._queues and (self._serve_one() or self._has_changed):
-                self._has_changed = False
-        finally:
-            self._is_serving = self._has_changed = False
+        """Give what is free to those who wait, in the order in which they came."""
+        while self._queues and self._serve_one():
+            pass
 
     def _serve_one(self) -> bool:
         queues: Iterable[OriginState] = self._queues

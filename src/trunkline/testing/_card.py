@@ -132,7 +132,8 @@ def as_markdown(cards: Sequence[Card], loops: Sequence[str] = ()) -> str:
         loops: those that the cards were made on; every one of the backend's if empty.
     """
     where = ", ".join(loops) or "every event loop the backend runs on"
-    lines = [_PAGE.format(loops=where), "| Promise |" + "".join(f" {card.name} |" for card in cards)]
+    names = "".join(f" {card.name} |" for card in cards)
+    lines = [_PAGE.format(loops=where), f"| Promise |{names}"]
     lines.append("|---|" + "---|" * len(cards))
     for number, promise in PROMISES.items():
         cells = "".join(f" {_cell(*card.counts(number))} |" for card in cards)
