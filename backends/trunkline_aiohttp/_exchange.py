@@ -244,10 +244,10 @@ class AiohttpExchange:
         if data is None:
             try:
                 data = payload.read_nowait()
-                if not data and not payload.at_eof():
+                while not data and not payload.at_eof():
                     self._attempt.begin("body")
                     await self._attempt.wait(self._protocol.body_waiter(payload))
-                    data = payload.read_nowait()
+                    data = payload.read_nowait()  # nothing, where only a chunk has ended
             except Exception as error:
                 failure = self.failure(error, has_head=True)
                 if failure is error:
