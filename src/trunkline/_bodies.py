@@ -132,13 +132,15 @@ class RawPieces(AsyncIterator[bytes]):
             raise RuntimeError("the response is closed; read the body before")
 
     async def __anext__(self) -> bytes:
-        piece = b"" if self._at_end else await self.next_piece()
+        piece = await self.next_piece()
         if not piece:
             raise StopAsyncIteration
         return piece
 
     async def next_piece(self) -> bytes:
         """The next piece; b"" at the end, where it closes the response."""
+        if self._at_end:
+            return b""
         response = self._response
         if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
             self._check()
@@ -148,7 +150,7 @@ class RawPieces(AsyncIterator[bytes]):
         except BaseException:
             response.close()
             raise
-        if not piece:
+        if not piece or getattr(response._stream, "is_over", False):  # pyright: ignore[reportPrivateUsage]
             self._at_end = True
             response.close()
         return piece

@@ -18,6 +18,7 @@ from trunkline._errors import InvalidRequest
 HeaderTypes: TypeAlias = Mapping[str, str] | MultiMapping[str] | Iterable[tuple[str, str]] | None
 
 _Dict: TypeAlias = dict[str, str]
+_Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
 _BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
@@ -48,9 +49,12 @@ class Fields:
         if headers is None:
             return
         try:
-            # A dict is what nearly every caller gives.
-            given = CIMultiDict(headers) if type(headers) is not dict else cast(_Dict, headers)
-            self.pairs = tuple(given.items())
+            if type(headers) is tuple:
+                self.pairs = cast(_Pairs, headers)
+            else:
+                # A dict is what nearly every caller gives.
+                given = CIMultiDict(headers) if type(headers) is not dict else cast(_Dict, headers)
+                self.pairs = tuple(given.items())
             for name, value in self.pairs:
                 lower = lower_name(name)
                 if lower in _CONTROLS:

@@ -167,8 +167,8 @@ class Request:
     def _check_framing(self, controls: Mapping[str, list[str]]) -> None:
         if "transfer-encoding" in controls:
             raise InvalidRequest("headers: Transfer-Encoding is set by the transport; remove it")
-        hosts = controls.get("host", ())
-        if len(hosts) > 1 or any(_BAD_IN_HOST.search(host) for host in hosts):
+        hosts = controls.get("host")
+        if hosts is not None and (len(hosts) > 1 or _BAD_IN_HOST.search(hosts[0])):
             raise InvalidRequest("headers: Host must be one host, with a port or without")
         lengths = controls.get("content-length")
         if not lengths:

@@ -126,18 +126,18 @@ def _origin(scheme: bytes, host: bytes, port: int | None) -> Origin:
     return parse_url(f"{scheme.decode('ascii')}://{authority}").origin
 
 
-def _headers(raw: list[tuple[bytes, bytes]], content: object) -> list[tuple[str, str]]:
-    fields = [
-        (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in raw
-    ]
+def _headers(raw: list[tuple[bytes, bytes]], content: object) -> tuple[tuple[str, str], ...]:
+    fields = tuple(
+        [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+    )
     if content is None or isinstance(content, bytes):
         return fields
     # The library says how the body will be framed; the transport frames it, and says so itself.
-    return [
+    return tuple(
         field
         for field in fields
         if field[0].lower() != "transfer-encoding" or field[1].lower() != "chunked"
-    ]
+    )
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from weakref import ref
 
 import anyio
 
-from trunkline._config import TransportConfig
+from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import Capabilities, Connection, Dialer, Exchange, PoolSnapshot
 from trunkline._errors import (
     ConnectionFailed,
@@ -70,6 +70,8 @@ class PooledTransport(ABC):
         self._observers: list[Observer] = []
         self._request_ids = count(1)
         self._closed = False
+        self._given_timeouts: Timeouts | None = None
+        self._timeouts = self.config.timeouts
 
     @abstractmethod
     def make_dialer(self, resolver: Resolver) -> Dialer:
@@ -81,7 +83,7 @@ class PooledTransport(ABC):
         """See `Transport.send`."""
         timeouts, home = self.config.timeouts, self._home()
         if request.timeouts is not None:
-            timeouts = timeouts.overridden_by(request.timeouts)
+            timeouts = self._timeouts_for(request.timeouts)
         call = Call(request, home, timeouts, self.capabilities.name)
         if self._observers:
             return await self._send_watched(call)
@@ -90,6 +92,13 @@ class PooledTransport(ABC):
                 return await self._attempt(call)
             except TransportError as error:
                 self._go_on(call, error)
+
+    def _timeouts_for(self, given: Timeouts) -> Timeouts:
+        """The transport's, with what is `given` in their place; callers tend to repeat theirs."""
+        if given is not self._given_timeouts:
+            self._given_timeouts = given
+            self._timeouts = self.config.timeouts.overridden_by(given)
+        return self._timeouts
 
     async def _send_watched(self, call: Call) -> Response:
         identity = next(self._request_ids)
