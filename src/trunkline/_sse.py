@@ -13,9 +13,13 @@ from trunkline._errors import LimitExceeded
 
 MAX_EVENT_SIZE = 16 * 1024 * 1024
 
+_BLANK = b"\n\n"
 _BOM = b"\xef\xbb\xbf"
 # A longer number of milliseconds is no time anyone waits, and int() itself refuses 4,301 digits.
 _MAX_RETRY_DIGITS = 18
+
+
+_new = tuple.__new__
 
 
 class ServerSentEvent(NamedTuple):
@@ -75,6 +79,43 @@ class SSEDecoder:
             LimitExceeded: a line or an event is larger than `max_event_size`. The decoder is of no
                 more use, and events completed earlier in the same chunk are lost.
         """
+        if not chunk:
+            return []
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._unify(chunk)
+        if len(chunk) > self._max:
+            return self._feed_lines(chunk)
+        events: list[ServerSentEvent] = []
+        if self._is_inside or not self._started:
+            # Up to the end of the event that has begun, which the loop below cannot see whole.
+            end = chunk.find(_BLANK) + len(_BLANK)
+            if end < len(_BLANK):
+                return self._feed_lines(chunk)
+            events, chunk = self._feed_lines(chunk[:end]), chunk[end:]
+        whole, blank, rest = chunk.rpartition(_BLANK)
+        if blank:
+            self._feed_whole(whole, events)
+        if rest:
+            events += self._feed_lines(rest)
+        return events
+
+    @property
+    def _is_inside(self) -> bool:
+        """Something of an event has come, and not its end."""
+        has_field = self._data is not None or bool(self._type) or self._retry is not None
+        return has_field or bool(self._partial)
+
+    def _feed_whole(self, chunk: bytes, events: list[ServerSentEvent]) -> None:
+        """Events that are here from beginning to end: nearly all are one line of data."""
+        last_id = self._id
+        for text in str(chunk, "utf-8", "replace").split("\n\n"):
+            if text.startswith("data: ") and "\n" not in text:
+                events.append(_new(ServerSentEvent, ("message", text[6:], last_id, None)))
+            elif text:
+                events += self._feed_lines(f"{text}\n\n".encode())
+                last_id = self._id
+
+    def _feed_lines(self, chunk: bytes) -> list[ServerSentEvent]:
         events: list[ServerSentEvent] = []
         for line in self._lines(chunk):
             if line.startswith(b"data: "):
@@ -100,10 +141,6 @@ class SSEDecoder:
         self._retry = None
 
     def _lines(self, chunk: bytes) -> list[bytes]:
-        if not chunk:
-            return []
-        if self._after_cr or b"\r" in chunk:
-            chunk = self._unify(chunk)
         lines = chunk.split(b"\n")
         rest = lines.pop()
         if lines:

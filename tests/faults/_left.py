@@ -33,7 +33,7 @@ def descriptors() -> dict[str, str]:
             target = os.readlink(_DESCRIPTORS / name)
         except OSError:
             continue  # the one that listed them
-        if not target.startswith("anon_inode:"):  # event loops make those when they need them
+        if not target.startswith(("anon_inode:", "/dev/null")):  # event loops keep some by them
             found[name] = target
     return found
 

@@ -220,7 +220,7 @@ async def _shake(
 
         async def work() -> None:
             for number in numbers:
-                await _one(client, f"{url}/{number}", chance.random() * 0.03, False, counts)
+                await _one(client, f"{url}/{number}", chance.random() * 0.2, False, counts)
 
         async with anyio.create_task_group() as group:
             for _ in range(50):

@@ -197,9 +197,7 @@ class Pool:
             raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
 
     def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
-        state.waiting.remove(ticket)
-        if not state.waiting.size:
-            self._queues.pop(state, None)
+        self._unqueue(state, ticket)
         self._forget_if_unused(state)
 
     def _count_wait(self, seconds: float) -> None:
@@ -379,6 +377,8 @@ class Pool:
             self._connecting -= 1
             self._held -= 1
         elif not pooled.closed:
+            if self._hand_on(state, pooled):
+                return
             self._end_exchange(state, pooled)
         if self._queues:
             self._serve_waiting()
@@ -392,6 +392,25 @@ class Pool:
             self._alarm.fall(self.in_use, self.waiting)
         if self._on_drained is not None and not self._held:
             self._on_drained()
+
+    def _hand_on(self, state: OriginState, pooled: Pooled) -> bool:
+        """Give a connection that is free to who is next, if that is somebody of its own origin."""
+        if not state.waiting.size or pooled.active > 1 or len(self._queues) > 1:
+            return False
+        ticket = state.waiting.first()
+        now = pooled.idle_since = monotonic()
+        if ticket.fresh or self._max_idle == 0 or self._unfit(pooled, now) is not None:
+            return False
+        pooled.active = 0
+        ticket.lease = self._lend(pooled, now)
+        self._unqueue(state, ticket)
+        ticket.waiter.set()
+        return True
+
+    def _unqueue(self, state: OriginState, ticket: Ticket) -> None:
+        state.waiting.remove(ticket)
+        if not state.waiting.size:
+            self._queues.pop(state, None)
 
     def _end_exchange(self, state: OriginState, pooled: Pooled) -> None:
         pooled.active -= 1
@@ -441,9 +460,7 @@ class Pool:
             ticket = state.waiting.first()
             lease = self._take(state, fresh=ticket.fresh)
             if lease is not None:
-                state.waiting.remove(ticket)
-                if not state.waiting.size:
-                    del self._queues[state]
+                self._unqueue(state, ticket)
                 ticket.lease = lease
                 ticket.waiter.set()
                 return True
