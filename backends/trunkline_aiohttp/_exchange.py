@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trunkline
 from trunkline import Attempt, Request
 from trunkline.tcp import watched
-from trunkline_aiohttp._protocol import Handler, whole_body
+from trunkline_aiohttp._protocol import Handler, take_body
 from trunkline_aiohttp._translate import exchange_error
 from trunkline_aiohttp._upload import SLICE, Upload
 
@@ -240,21 +240,19 @@ class AiohttpExchange:
 
     async def read(self) -> bytes:
         payload = self._payload
-        data = whole_body(payload)
-        if data is None:
-            try:
-                data = payload.read_nowait()
-                while not data and not payload.at_eof():
-                    self._attempt.begin("body")
-                    await self._attempt.wait(self._protocol.body_waiter(payload))
-                    data = payload.read_nowait()  # nothing, where only a chunk has ended
-            except Exception as error:
-                failure = self.failure(error, has_head=True)
-                if failure is error:
-                    raise
-                raise failure from error
-            if data and not (payload.at_eof() and payload.exception() is None):
-                return data
+        try:
+            data = take_body(payload)
+            while not data and not payload.is_eof():
+                self._attempt.begin("body")
+                await self._attempt.wait(self._protocol.body_waiter(payload))
+                data = take_body(payload)  # nothing, where only a chunk has ended
+        except Exception as error:
+            failure = self.failure(error, has_head=True)
+            if failure is error:
+                raise
+            raise failure from error
+        if data and not (payload.at_eof() and payload.exception() is None):
+            return data
         if not self.is_over:
             self.is_over = True
             if self.upload is not None:

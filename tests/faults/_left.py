@@ -6,7 +6,6 @@ This module knows /proc and the two kinds of event loop. It does not know transp
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 from pathlib import Path
@@ -64,7 +63,6 @@ class Baseline:
             while self._left():
                 await anyio.sleep(0.01)
         assert not self._left(), self._left()
-        gc.collect()  # a socket that was dropped, not closed, is an error of the test
 
     def _left(self) -> str:
         now, before = descriptors(), self._descriptors.values()
