@@ -178,6 +178,6 @@ def quick() -> list[Workload]:
             for n in (1, 20, 100)
         ),
         *_shared(0.15, 3),
-        _stream(0.0, 60, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream(0.0, 250, 2, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream(0.01, 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip

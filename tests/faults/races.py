@@ -127,7 +127,9 @@ def run(race: Race, requests: int, certificates: Certificates, seed: int = 1) ->
     result = Result()
     with _serving(race, seed, certificates, result) as (url, tls):
         config = TransportConfig(backend=race.backend, tls=tls, timeouts=_PATIENT)
-        anyio.run(partial(_send_all, config, url, requests, race.at_once, result), **LOOPS[race.loop])
+        anyio.run(
+            partial(_send_all, config, url, requests, race.at_once, result), **LOOPS[race.loop]
+        )
     return result
 
 

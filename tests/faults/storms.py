@@ -77,12 +77,12 @@ def _answer_slowly(conversation: Conversation) -> None:
 
 
 def _answer_streams(session: Session) -> None:
-    """Answer stream after stream; every seventh is left without an answer for a while."""
+    """Answer stream after stream; every seventh has to wait for the next one, if there is one."""
     late: list[Any] = []
     while True:
         stream = session.take_on(lambda stream: stream.complete)
         late.append(stream)
-        if stream.id % 7 == 0 and len(late) < 5:
+        if stream.id % 7 == 0 and session.ready():
             continue
         for each in late:
             if each.reset is None:
