@@ -2,9 +2,11 @@
 #
 #   PYTHON=python3.13   the interpreter to use; otherwise the first of CANDIDATES that runs and suits
 #   VENV=build/py313    where to install, to keep several interpreters side by side
+#   WORKERS=0           how many processes share the tests, which mostly wait; 0: this one
 #   ARGS="-k pool -x"   more arguments for pytest, trunkline compare or the benchmarks
 
 VENV ?= .venv
+WORKERS ?= 3
 CANDIDATES = python3 python3.13 python3.12 python3.11
 SUITS = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -49,7 +51,7 @@ demo: $(DEMO)
 	$(VENV)/bin/trunkline compare $(ARGS)
 
 test: lint
-	$(RUN) pytest -q $(ARGS)
+	$(RUN) pytest -q -n $(WORKERS) $(ARGS)
 
 lint: $(DEV)
 	$(RUN) ruff check .

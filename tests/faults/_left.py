@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -54,20 +55,31 @@ class Baseline:
         self._tasks = tasks()
 
     async def check(self) -> None:
-        """Wait a while for what is on its way out.
+        """Wait a while for descriptors and tasks that are on their way out.
 
         Raises:
             AssertionError: something stays.
         """
-        with anyio.move_on_after(_PATIENCE):
-            while self._left():
-                await anyio.sleep(0.01)
-        assert not self._left(), self._left()
+        await self.check_descriptors()
+        await _until_empty(self._more_tasks)
 
-    def _left(self) -> str:
+    async def check_descriptors(self) -> None:
+        await _until_empty(self._more_descriptors)
+
+    def _more_descriptors(self) -> str:
         now, before = descriptors(), self._descriptors.values()
-        if len(now) > len(before):
-            new = {name: what for name, what in now.items() if what not in before}
-            return f"{len(now) - len(before)} descriptors more than before; new are {new}"
+        if len(now) <= len(before):
+            return ""
+        new = {name: what for name, what in now.items() if what not in before}
+        return f"{len(now) - len(before)} descriptors more than before; new are {new}"
+
+    def _more_tasks(self) -> str:
         more = tasks() - self._tasks
         return f"{more} tasks more than before" if more > 0 else ""
+
+
+async def _until_empty(look: Callable[[], str]) -> None:
+    with anyio.move_on_after(_PATIENCE):
+        while look():
+            await anyio.sleep(0.005)
+    assert not look(), look()

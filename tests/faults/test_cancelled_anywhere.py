@@ -250,11 +250,12 @@ class Case:
     steps: int = 0
 
     async def run(self, server: ScriptedServer) -> None:
-        for step in range(1, MOST_STEPS):
-            if not await self._run_once(server, step):
-                self.steps = step - 1
-                return
-        raise AssertionError("the call has no end")
+        baseline, step = Baseline(), 1
+        while await self._run_once(server, step):
+            step += 1
+            assert step < MOST_STEPS, "the call has no end"
+        self.steps = step - 1
+        await baseline.check()
 
     async def _run_once(self, server: ScriptedServer, step: int) -> bool:
         """Cancel at `step`; False: the call ended before."""
@@ -275,7 +276,7 @@ class Case:
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.aclose()
-        await baseline.check()
+        await baseline.check_descriptors()
         return steps.has_fired
 
     async def _hold(self, transport: Transport, url: str, group: Any) -> None:

@@ -1,22 +1,63 @@
-"""HPACK decoding (RFC 7541) on the tables and codes of the `hpack` library, in one loop.
+"""HPACK (RFC 7541) on the tables and codes of the `hpack` library, one loop for each direction.
 
 This module knows how a header block is laid out, and of the library what it has under its
-`Decoder`: the table, integers and the Huffman code. It does not know HTTP/2. A test compares it
-with the library's own decoder.
+`Decoder` and `Encoder`: the table, integers and the Huffman code. It does not know HTTP/2. A test
+compares it with the library's own.
 
-Why not that one: it takes up a third of the time that a small response costs. Half of it goes into
-strings that every response has again, which are remembered here.
+Why not those: the decoder takes up a third of the time that a small response costs, half of it for
+strings that every response has again, which are remembered here. And all of them write the values
+of header fields into the log at level DEBUG, credentials included.
 """
 
 from __future__ import annotations
 
-from hpack import Decoder, HeaderTuple, HPACKDecodingError, OversizedHeaderListError
+from typing import Any
+
+from hpack import Decoder, Encoder, HeaderTuple, HPACKDecodingError, OversizedHeaderListError
 from hpack.hpack import decode_integer
 from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable, table_entry_size
 
+_INDEXED = b"\x40"  # a literal that both sides remember (RFC 7541 section 6.2.1)
 _OVERHEAD = 32  # of a field in the size of the list (RFC 7541 section 4.1)
 _MOST_KEPT = 256
 _LONGEST_KEPT = 64
+
+
+class _QuietTable(HeaderTable):
+    def _shrink(self) -> None:
+        while self._current_size > self._maxsize:
+            name, value = self.dynamic_entries.pop()
+            self._current_size -= table_entry_size(name, value)
+
+
+class HeaderEncoder(Encoder):
+    """Encodes the header blocks of one connection from pairs of bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.header_table = _QuietTable()
+
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        table = self.header_table
+        block: list[bytes] = []
+        if table.resized:
+            block.append(self._encode_table_size_change())
+            table.resized = False
+        for name, value in headers:
+            block.append(self._encode_field(name, value, huffman=huffman))
+        return b"".join(block)
+
+    def _encode_field(self, name: bytes, value: bytes, *, huffman: bool) -> bytes:
+        match = self.header_table.search(name, value)
+        if match is not None and match[2]:
+            return self._encode_indexed(match[0])
+        if match is None:
+            encoded = self._encode_literal(name, value, _INDEXED, huffman)
+        else:
+            encoded = self._encode_indexed_literal(match[0], value, _INDEXED, huffman)
+        self.header_table.add(name, value)
+        return encoded
 
 
 class HeaderDecoder(Decoder):
@@ -24,6 +65,7 @@ class HeaderDecoder(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
+        self.header_table = _QuietTable()
         self._strings: dict[bytes, bytes] = {}
 
     def decode(self, data: bytes, raw: bool = True) -> list[HeaderTuple]:

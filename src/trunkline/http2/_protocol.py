@@ -37,7 +37,7 @@ from hpack import HPACKError, OversizedHeaderListError
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import Frame
 
-from trunkline.http2._hpack import HeaderDecoder
+from trunkline.http2._hpack import HeaderDecoder, HeaderEncoder
 
 if TYPE_CHECKING:
     from hpack import HeaderTuple
@@ -81,6 +81,7 @@ class Protocol(H2Connection):
         self.late = 0
         self._rest = b""
         self._block: tuple[int, int, list[bytes]] | None = None
+        self.encoder = HeaderEncoder()
         self.decoder = self._fields = HeaderDecoder()
         self._fields.max_header_list_size = self.DEFAULT_MAX_HEADER_LIST_SIZE
         self.local_settings = Settings(

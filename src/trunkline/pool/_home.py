@@ -67,6 +67,7 @@ class Home:
         self._opening: set[Origin] = set()
         self._dials: set[Scope] = set()
         self._is_ticking = False
+        self._stop_ticking: Callable[[], None] | None = None
         times = (
             config.limits.keepalive_expiry,
             config.limits.max_connection_age,
@@ -121,7 +122,7 @@ class Home:
             if alive is not None:
                 alive._tick()
 
-        self.runtime.call_later(seconds, tick)
+        self._stop_ticking = self.runtime.call_later(seconds, tick)
 
     def _tick(self) -> None:
         due = [self.pool.tidy(), self.leaks.reclaim() if self.leaks is not None else None]
@@ -135,6 +136,8 @@ class Home:
     def close(self) -> None:
         """Close the sockets and end the dials under way. Synchronous, idempotent."""
         self.pool.close()
+        if self._stop_ticking is not None:
+            self._stop_ticking()
         self.resolver.close()
         self.runtime.cancel_spawned()
         for scope in list(self._dials):
@@ -160,6 +163,8 @@ class Home:
             await anyio.lowlevel.checkpoint()
         await self.dialer.aclose()
         await self.resolver.aclose()
+        if not self._loop_end.ag_running:
+            await self._loop_end.aclose()
 
 
 async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:

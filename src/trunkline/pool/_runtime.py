@@ -65,8 +65,8 @@ class Runtime(Protocol):
         """Run `callback` in the loop; from any thread. If the loop is closed, nothing happens."""
         ...
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Run `callback` in the loop after `seconds`."""
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Run `callback` in the loop after `seconds`, unless what is returned is called before."""
         ...
 
     def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
@@ -217,8 +217,8 @@ class _AsyncioRuntime:
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(callback)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self.loop.call_later(seconds, callback)
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        return self.loop.call_later(seconds, callback).cancel
 
     def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
         task = asyncio.ensure_future(function())
@@ -281,12 +281,16 @@ class _TrioRuntime:
         except self._finished:
             return
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
+        scope = anyio.CancelScope()
+
         async def run() -> None:
-            await anyio.sleep(seconds)
-            callback()
+            with scope:
+                await anyio.sleep(seconds)
+                callback()
 
         self._spawn(run)
+        return scope.cancel
 
     def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
         scope = anyio.CancelScope()
