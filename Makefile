@@ -32,7 +32,7 @@ ifneq ($(shell sed -n 2p $(MADE)),$(PYTHON))
 endif
 endif
 
-.PHONY: help demo test lint bench conformance-cards fault-table bench-quick venv clean
+.PHONY: help demo test lint bench conformance-cards fault-table bench-quick soak storms venv clean
 
 help:
 	@echo "make demo    run a 20-call agent through every backend, cold and pooled, and compare"
@@ -41,6 +41,8 @@ help:
 	@echo "make bench   measure side by side with other clients, in about eight minutes; needs nginx"
 	@echo "make bench-quick   every figure that has a bar, in a minute; fails below the bars"
 	@echo "make fault-table   play every fault against every client and write docs/faults.md (3 minutes)"
+	@echo "make soak    mixed traffic, faults, cancels and restarts for SECONDS=600; fails if anything is wrong"
+	@echo "make storms  thousands of cancelled calls, and POSTs that race with closing connections"
 	@echo "make conformance-cards    write docs/conformance.md anew: every backend's report card"
 	@echo "make venv    install everything the other targets need into $(VENV)"
 	@echo "make clean   remove .venv, builds and caches"
@@ -67,6 +69,13 @@ bench-quick: $(DEV)
 
 fault-table: $(DEV)
 	$(RUN) tests.faults.table
+
+soak: $(DEV)
+	$(RUN) tests.faults.soak $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+storms: $(DEV)
+	$(RUN) tests.faults.storms
+	$(RUN) tests.faults.races
 
 # The last one is a stranger's, and is installed for this only.
 conformance-cards: $(DEV)

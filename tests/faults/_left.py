@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import sniffio
 
-LOOPS = {
+LOOPS: dict[str, dict[str, Any]] = {
     "asyncio": {"backend": "asyncio"},
     "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
     "trio": {"backend": "trio"},
@@ -80,6 +81,6 @@ class Baseline:
 
 async def _until_empty(look: Callable[[], str]) -> None:
     with anyio.move_on_after(_PATIENCE):
-        while look():
+        while look():  # noqa: ASYNC110  # nothing tells of it
             await anyio.sleep(0.005)
     assert not look(), look()

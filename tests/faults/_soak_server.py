@@ -6,9 +6,9 @@ A port may be 0; the ports are printed once it listens. It speaks HTTP/1.1 on bo
 the second to whom asks for it by ALPN. Without state but for its connections: it may be killed at
 any moment.
 
-Header fields of a request: `x-id`; `x-size`, of the answer's body, which repeats the id; `x-pieces`,
-in how many parts it is sent; `x-fault`, what to do instead. The answer has `x-id` and `x-crc`, of
-the request's body.
+Header fields of a request: `x-id`; `x-size`, of the answer's body, which repeats the id;
+`x-pieces`, in how many parts it is sent; `x-fault`, what to do instead. The answer has `x-id` and
+`x-crc`, of the request's body.
 
 This module knows asyncio's streams, HTTP/1.1 and the `h2` library. It imports nothing of Trunkline.
 """
@@ -57,9 +57,16 @@ class Ask:
         fault, crc = fields.get("x-fault", ""), zlib.crc32(body)
         return cls(fields.get("x-id", ""), number["x-size"], number["x-pieces"], fault, crc)
 
+    @property
+    def is_cut(self) -> bool:
+        """Half of the body is not sent."""
+        return self.fault in ("stall-body", "cut")
+
     def parts(self) -> Iterator[bytes]:
         body = content(self.identity, self.size)
         step = max(1, len(body) // max(1, self.pieces))
+        if self.is_cut:
+            body = body[: len(body) // 2]
         return (body[at : at + step] for at in range(0, len(body), step))
 
 
@@ -103,7 +110,7 @@ async def _answer(ask: Ask, writer: asyncio.StreamWriter) -> bool:
     if ask.fault in ("stall", "reset", "garbage", "hang-up"):
         return False
     await _send(ask, writer)
-    if ask.fault in ("stall-body", "cut"):
+    if ask.is_cut:
         await asyncio.sleep(_STALL if ask.fault == "stall-body" else 0.0)
         return False
     if ask.fault == "close-idle":
@@ -118,16 +125,12 @@ async def _send(ask: Ask, writer: asyncio.StreamWriter) -> None:
         writer.write(f"{head}Content-Length: {ask.size}\r\n\r\n".encode())
     else:
         writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-    is_whole = ask.fault not in ("stall-body", "cut")
-    left = ask.size if is_whole else ask.size // 2
     for part in ask.parts():
-        part, left = part[:left], left - len(part[:left])
-        if part:
-            writer.write(b"%x\r\n%b\r\n" % (len(part), part) if ask.pieces else part)
+        writer.write(b"%x\r\n%b\r\n" % (len(part), part) if ask.pieces else part)
         await writer.drain()
         if ask.pieces:
             await asyncio.sleep(_PAUSE)
-    if ask.pieces and is_whole:
+    if ask.pieces and not ask.is_cut:
         writer.write(b"0\r\n\r\n")
     await writer.drain()
 
@@ -205,13 +208,11 @@ class Http2:
             return
         fields = [(":status", "200"), ("x-id", ask.identity), ("x-crc", str(ask.crc))]
         self._h2.send_headers(number, fields)
-        left = ask.size // 2 if ask.fault in ("stall-body", "cut") else ask.size
         for part in ask.parts():
-            part, left = part[:left], left - len(part[:left])
             await self._send(number, part)
             if ask.pieces:
                 await asyncio.sleep(_PAUSE)
-        if ask.fault in ("stall-body", "cut"):
+        if ask.is_cut:
             await asyncio.sleep(_STALL if ask.fault == "stall-body" else 0.0)
             self._h2.reset_stream(number, _INTERNAL_ERROR)
             return

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
+from tests.faults._left import LOOPS
 
 from trunkline import Client, Timeouts, Tls, TransportConfig, TransportError
 from trunkline._registry import capabilities_of
@@ -34,11 +34,6 @@ from trunkline.testing import Certificates
 SERVER = Path(__file__).with_name("_racing_server.py")
 MODES = ("fin", "rst", "crash")
 BAR = 0.02  # of the requests to a server that crashes no request may fail
-LOOPS: dict[str, dict[str, Any]] = {
-    "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
-    "trio": {"backend": "trio"},
-}
 _BODY = b"x" * 20
 _PATIENT = Timeouts(pool=60.0, connect=30.0, write=30.0, headers=30.0, read=30.0)
 
@@ -178,11 +173,12 @@ def main() -> int:
     with Certificates() as certificates:
         for race in races(tuple(options.backend or ("aiohttp", "httpx"))):
             result = run(race, options.requests, certificates, options.seed)
-            bad += not _is_good(race, result)
+            is_good = _is_good(race, result)
+            bad += not is_good
             print(
                 f"{race}: {result.answered:5} answered, {sum(result.failed.values()):4} failed "
                 f"({result.share_failed:5.1%}), {result.wrong} wrong, "
-                f"{len(result.duplicates)} processed twice{'' if _is_good(race, result) else '  <<<'}",
+                f"{len(result.duplicates)} processed twice{'' if is_good else '  <<<'}",
                 flush=True,
             )
     return min(bad, 1)

@@ -86,6 +86,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def _say_yes(connection: object) -> bool:
+    return True
+
+
 class Pieces:
     """A body that counts how often it is asked for its pieces."""
 
@@ -124,7 +128,7 @@ async def test_a_stream_of_which_nothing_was_taken_is_sent_again(
                 time.sleep(0.001)  # noqa: ASYNC251
             # The reset comes a moment after the pool has looked.
             with monkeypatch.context() as patch:
-                patch.setattr(CONNECTIONS[backend], "is_usable", lambda self: True)
+                patch.setattr(CONNECTIONS[backend], "is_usable", _say_yes)
                 assert (await client.post(server.url, content=content)).content == b"page"
 
             assert client.snapshot().created == 2

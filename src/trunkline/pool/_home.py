@@ -164,6 +164,7 @@ class Home:
         await self.dialer.aclose()
         await self.resolver.aclose()
         if not self._loop_end.ag_running:
+            self.on_loop_end = lambda: None  # the loop goes on, and the snapshot with it
             await self._loop_end.aclose()
 
 
