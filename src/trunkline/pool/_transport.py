@@ -139,10 +139,16 @@ class PooledTransport(ABC):
                 call.watch.start("headers")
             call.begun = call.head_due_from = monotonic()
             exchange = await pooled.connection.exchange(call.request, call)
-        except BaseException as error:
+        except TransportError as error:
             pool.abort(lease)
-            if isinstance(error, TransportError):
-                call.describe(error)
+            call.describe(error)
+            if pool.is_closed and not isinstance(error, TransportClosed):
+                closed = TransportClosed("the transport was closed while the call was under way")
+                call.describe(closed)
+                raise closed from error
+            raise
+        except BaseException:
+            pool.abort(lease)
             raise
         return _respond(call, exchange, lease, pooled)
 

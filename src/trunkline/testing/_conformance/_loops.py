@@ -234,7 +234,7 @@ class Loops(Conformance):
 
         async with self.rig(serve(PAGE)) as rig, anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, in_a_loop, stay)
-            await rig.until_received()
+            await until(answered.is_set)
             await rig.fetch()
             await rig.transport.aclose()
             closed.set()

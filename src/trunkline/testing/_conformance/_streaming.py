@@ -167,10 +167,11 @@ class Streaming(Conformance):
 
     @keeps(5)
     async def test_the_body_is_closed_when_the_call_is_cancelled(self) -> None:
-        closed = anyio.Event()
+        begun, closed = anyio.Event(), anyio.Event()
 
         async def produce() -> AsyncIterator[bytes]:
             try:
+                begun.set()
                 yield b"first"
                 await anyio.sleep_forever()
             finally:
@@ -178,7 +179,7 @@ class Streaming(Conformance):
 
         async with self.rig([expect_head(), hold()]) as rig:
             call = rig.begin("POST", content=produce())
-            await rig.until_received()
+            await begun.wait()
             call.cancel()
 
             await call.done.wait()
