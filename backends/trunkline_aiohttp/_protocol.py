@@ -28,7 +28,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection as Opened
 from aiohttp.helpers import _EXC_SENTINEL, EMPTY_BODY_STATUS_CODES
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
@@ -112,6 +112,8 @@ class Handler(ResponseHandler):
             return  # it has failed before
         self.received += len(data)
         try:
+            if not self._has_final and _has_bare_cr(self._recent + data):
+                raise BadHttpMessage("a CR without LF in the head")
             messages, _, _ = parser.feed_data(data)
         except BaseException as error:
             self._refuse(error)
@@ -285,6 +287,14 @@ class Handler(ResponseHandler):
     async def drain(self) -> None:
         """Wait until the transport's write buffer has room."""
         await self._drain_helper()
+
+
+def _has_bare_cr(data: bytes) -> bool:
+    """Whether a head has a CR without LF (RFC 9112 section 2.2), which the parser may take."""
+    end = data.find(_END) + len(_END)
+    if end < len(_END):
+        end = len(data) - data.endswith(b"\r")
+    return data.count(b"\r", 0, end) != data.count(b"\r\n", 0, end)
 
 
 def take_body(payload: StreamReader) -> bytes:

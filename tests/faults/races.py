@@ -137,10 +137,11 @@ async def _send_all(
         for number in numbers:
             await _send(client, url, str(number), result)
 
-    async with Client(config) as client, anyio.create_task_group() as group:
-        for _ in range(at_once):
-            group.start_soon(work, client)
-    result.connections = client.snapshot().created
+    async with Client(config) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(at_once):
+                group.start_soon(work, client)
+        result.connections = client.snapshot().created
 
 
 async def _send(client: Client, url: str, identity: str, result: Result) -> None:

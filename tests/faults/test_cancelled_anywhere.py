@@ -327,6 +327,13 @@ def _cases() -> Iterator[Any]:
                     yield pytest.param(backend, protocol, loop, way, id=name, marks=marks)
 
 
+def _serving(protocol: str, certificates: Certificates) -> ScriptedServer:
+    if protocol == "h2":
+        return FrameServer(_SPEAK_HTTP2, tls=certificates.server_context(alpn=("h2",)))
+    tls = None if protocol == "queue" else certificates.server_context()
+    return ScriptedServer([_speak_http1], tls=tls)
+
+
 @pytest.fixture(scope="module")
 def certificates() -> Iterator[Certificates]:
     with Certificates() as made:
@@ -342,12 +349,7 @@ def test_a_call_that_is_cancelled_at_any_step_leaves_nothing(
         options["tls"] = Tls(ca_file=Path(certificates.ca_file))
     config = TransportConfig(backend=backend, timeouts=PATIENT, http2=protocol == "h2", **options)
     case = Case(backend, protocol, way, config)
-    server = {
-        "tls": lambda: ScriptedServer([_speak_http1], tls=certificates.server_context()),
-        "queue": lambda: ScriptedServer([_speak_http1]),
-        "h2": lambda: FrameServer(_SPEAK_HTTP2, tls=certificates.server_context(alpn=("h2",))),
-    }[protocol]()
-    with server:
+    with _serving(protocol, certificates) as server:
         anyio.run(case.run, server, **LOOPS[loop])
     gc.collect()  # what was dropped unclosed says so now
 

@@ -22,7 +22,7 @@ from h2.exceptions import (
     ProtocolError,
     TooManyStreamsError,
 )
-from hyperframe.frame import Frame, GoAwayFrame, HeadersFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
 from trunkline._errors import (
     BodyTruncated,
@@ -249,8 +249,7 @@ class Http2Engine:
             return
         if isinstance(frame, HeadersFrame) and not frame.stream_id % 2:
             raise ProtocolError("the peer opens a stream")
-        is_late = frame.stream_id and (exchange is None or not exchange.wants_more)
-        self._count_barren(_LATE_WEIGHT if is_late else 1)
+        self._count_barren(_LATE_WEIGHT if self._is_late(frame, exchange) else 1)
         for event in self._protocol.take(frame):
             if isinstance(event, RemoteSettingsChanged):
                 self._adopt_settings()
@@ -262,6 +261,13 @@ class Http2Engine:
                 exchange.wake()
             elif isinstance(event, DataReceived):  # on a stream that nobody wants any more
                 self._give_back(event.flow_controlled_length or 0)
+
+    def _is_late(self, frame: Frame, exchange: Http2Exchange | None) -> bool:
+        """Whether it was on its way when we ended the stream."""
+        if not isinstance(frame, (DataFrame, HeadersFrame, RstStreamFrame)):
+            return False
+        was_opened = 0 < frame.stream_id <= self._protocol.highest_outbound_stream_id
+        return was_opened and (exchange is None or not exchange.wants_more)
 
     def _take_reset(self, event: StreamReset, exchange: Http2Exchange) -> None:
         if event.remote_reset:
