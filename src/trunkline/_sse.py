@@ -7,6 +7,7 @@ know responses, connections, reconnecting, or who reads; it does no I/O.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from trunkline._errors import LimitExceeded
@@ -19,7 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 _MAX_RETRY_DIGITS = 18
 
 
-_new = tuple.__new__
+_new: Callable[..., Any] = tuple.__new__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 class ServerSentEvent(NamedTuple):

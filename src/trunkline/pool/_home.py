@@ -150,6 +150,12 @@ class Home:
         )
 
     async def aclose(self, drain: float) -> None:
+        await self.end(drain)
+        self.on_loop_end = lambda: None  # the loop goes on, and the snapshot with it
+        await self._loop_end.aclose()
+
+    async def end(self, drain: float) -> None:
+        """Close everything; what `aclose` and the end of the loop have in common."""
         if drain > 0 and not self.pool.is_closed:
             self.pool.retire()
             try:
@@ -163,9 +169,6 @@ class Home:
             await anyio.lowlevel.checkpoint()
         await self.dialer.aclose()
         await self.resolver.aclose()
-        if not self._loop_end.ag_running:
-            self.on_loop_end = lambda: None  # the loop goes on, and the snapshot with it
-            await self._loop_end.aclose()
 
 
 async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:
@@ -183,7 +186,7 @@ async def _until_the_loop_ends(home: weakref.ref[Home]) -> AsyncGenerator[None]:
         if alive is not None and not alive.pool.is_closed:
             alive.close()
             if not alive.runtime.is_trio:  # there nothing may be awaited any more
-                await alive.aclose(0.0)
+                await alive.end(0.0)
 
 
 def _start(generator: AsyncGenerator[None]) -> None:
