@@ -25,7 +25,7 @@ from trunkline._errors import (
     TransportTimeout,
     WriteTimeout,
 )
-from trunkline.pool._runtime import Runtime, Scope
+from trunkline.pool._runtime import FutureDeadline, Runtime, Scope
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class ExchangeAttempt:
 
     # No slots: what most exchanges never set stays on the class.
     _scope: Scope | None = None
+    _deadline: FutureDeadline | None = None
     _due: float | None = None
     _due_is_total = False
     phase: Phase = "write"
@@ -87,12 +88,27 @@ class ExchangeAttempt:
         due = self._due
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
+        elif self._deadline is not None:
+            self._deadline.move(None if due is None else due - now)
 
     def wait(self, awaitable: Awaitable[T]) -> Awaitable[T]:
-        # While the request is being sent a scope even without a deadline: it is moved later.
-        if self._due is None and self.phase not in ("write", "request"):
+        if self.phase in ("write", "request"):
+            return self._wait(awaitable)  # even without a deadline: it is moved later
+        due = self._due
+        if due is None:
+            return awaitable
+        deadline = self._deadline
+        if deadline is None:
+            deadline = self._deadline = self._runtime.deadline(self._timeout)
+        if deadline is not None and deadline.bounds(awaitable, due - monotonic()):
             return awaitable
         return self._wait(awaitable)
+
+    def end(self) -> None:
+        """Nothing is awaited any more."""
+        if self._deadline is not None:
+            self._deadline.move(None)
+            self._deadline = None
 
     async def _wait(self, awaitable: Awaitable[T]) -> T:
         seconds = None if self._due is None else self._due - monotonic()

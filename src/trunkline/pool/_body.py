@@ -81,6 +81,7 @@ class LeasedBody:
         self.is_over = True
         if lease is not None:
             now, call = monotonic(), self._call
+            call.end()
             call.timings.receive = now - self.head_at
             call.timings.total = now - call.started
             lease.release()
@@ -103,6 +104,7 @@ class LeasedBody:
         lease, self._lease = self._lease, None
         if lease is not None:
             self._exchange.close()
+            self._call.end()
             self._call.home.pool.abort(lease)
             self._tell_end(error)
 

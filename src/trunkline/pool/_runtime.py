@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import anyio
 
@@ -40,6 +40,18 @@ class Scope(Protocol):
         ...
 
 
+class FutureDeadline(Protocol):
+    """Ends one future after another with an error, where it is not done in time."""
+
+    def bounds(self, awaitable: object, seconds: float) -> bool:
+        """Whether `awaitable` is a future, which is ended in `seconds` then."""
+        ...
+
+    def move(self, seconds: float | None) -> None:
+        """Set the deadline anew, `seconds` from now; None takes it away."""
+        ...
+
+
 class Waiter(Protocol):
     """A one-shot wake-up."""
 
@@ -58,6 +70,10 @@ class Runtime(Protocol):
         ...
 
     def scope(self, seconds: float | None) -> Scope: ...
+
+    def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
+        """A cheaper deadline than a scope, for who waits for futures; None where there is none."""
+        ...
 
     def waiter(self) -> Waiter: ...
 
@@ -155,6 +171,35 @@ class _AsyncioScope:
         return ours and kind is not None and issubclass(kind, asyncio.CancelledError)
 
 
+class _FutureDeadline:
+    """Implements `FutureDeadline`: no task is cancelled, so nobody has to be asked whose it is."""
+
+    __slots__ = ("_future", "_make_error", "_runtime", "due")
+
+    def __init__(self, runtime: _AsyncioRuntime, make_error: Callable[[], Exception]) -> None:
+        self._runtime = runtime
+        self._make_error = make_error
+        self._future: asyncio.Future[Any] | None = None
+        self.due = 0.0
+
+    def bounds(self, awaitable: object, seconds: float) -> bool:
+        if type(awaitable) is not asyncio.Future:
+            return False
+        self._future = cast("asyncio.Future[Any]", awaitable)
+        self._runtime.watch(self, seconds)
+        return True
+
+    def move(self, seconds: float | None) -> None:
+        if seconds is None:
+            self._runtime.scopes.discard(self)
+        elif self._future is not None and not self._future.done():
+            self._runtime.watch(self, seconds)
+
+    def cancel(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(self._make_error())
+
+
 class _AsyncioWaiter:
     __slots__ = ("_future",)
 
@@ -174,7 +219,7 @@ class _AsyncioRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.scopes: set[_AsyncioScope] = set()
+        self.scopes: set[_AsyncioScope | _FutureDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._spawned: dict[asyncio.Future[None], bool] = {}
@@ -185,7 +230,10 @@ class _AsyncioRuntime:
     def scope(self, seconds: float | None) -> Scope:
         return _AsyncioScope(self, seconds)
 
-    def watch(self, scope: _AsyncioScope, seconds: float) -> None:
+    def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
+        return _FutureDeadline(self, make_error)
+
+    def watch(self, scope: _AsyncioScope | _FutureDeadline, seconds: float) -> None:
         """Cancel `scope` in `seconds`, if it is still among `scopes` then.
 
         One timer serves all: it is set for the deadline that is due first, and where that one has
@@ -271,6 +319,9 @@ class _TrioRuntime:
 
     def scope(self, seconds: float | None) -> Scope:
         return _TrioScope(seconds)
+
+    def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
+        return None
 
     def waiter(self) -> Waiter:
         return anyio.Event()

@@ -140,6 +140,7 @@ class PooledTransport(ABC):
             call.begun = call.head_due_from = monotonic()
             exchange = await pooled.connection.exchange(call.request, call)
         except TransportError as error:
+            call.end()
             pool.abort(lease)
             call.describe(error)
             if pool.is_closed and not isinstance(error, TransportClosed):
@@ -148,6 +149,7 @@ class PooledTransport(ABC):
                 raise closed from error
             raise
         except BaseException:
+            call.end()
             pool.abort(lease)
             raise
         return _respond(call, exchange, lease, pooled)
