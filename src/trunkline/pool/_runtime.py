@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import anyio
 
@@ -185,7 +185,7 @@ class _FutureDeadline:
     def bounds(self, awaitable: object, seconds: float) -> bool:
         if type(awaitable) is not asyncio.Future:
             return False
-        self._future = cast("asyncio.Future[Any]", awaitable)
+        self._future = awaitable
         self._runtime.watch(self, seconds)
         return True
 
