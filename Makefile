@@ -40,7 +40,7 @@ help:
 	@echo "make lint    ruff, mypy and pyright"
 	@echo "make bench   measure side by side with other clients, in about eight minutes; needs nginx"
 	@echo "make bench-quick   every figure that has a bar, in a minute; fails below the bars"
-	@echo "make fault-table   play every fault against every client and write docs/faults.md (3 minutes)"
+	@echo "make fault-table   play every fault against every client and write docs/faults.md (5 minutes)"
 	@echo "make soak    mixed traffic, faults, cancels and restarts for SECONDS=600; fails if anything is wrong"
 	@echo "make storms  thousands of cancelled calls, and POSTs that race with closing connections"
 	@echo "make conformance-cards    write docs/conformance.md anew: every backend's report card"

@@ -867,7 +867,7 @@ async def test_an_unknown_coding_is_left_as_it_is() -> None:
     ("coding", "body"),
     [
         ("gzip", b"no gzip at all"),
-        ("gzip", gzip.compress(b"body" * 99)[:-3]),
+        ("gzip", gzip.compress(b"body" * 99, mtime=0)[:-3]),
         ("gzip, gzip, gzip, gzip", b""),
     ],
 )
