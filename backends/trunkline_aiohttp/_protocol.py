@@ -80,7 +80,8 @@ class Handler(ResponseHandler):
         self.received = 0
         self._has_final = False
         self.heads = 0
-        self._recent = b""  # the last bytes before those that have just come
+        self._recent = b""  # what came last of the response, before what has just come
+        self._last_piece = b""  # of the body, that has come
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
 
@@ -112,7 +113,7 @@ class Handler(ResponseHandler):
             return  # it has failed before
         self.received += len(data)
         try:
-            if not self._has_final and _has_bare_cr(self._recent + data):
+            if not self._has_final and _has_bare_cr(self._recent[-3:] + data):
                 raise BadHttpMessage("a CR without LF in the head")
             messages, _, _ = parser.feed_data(data)
         except BaseException as error:
@@ -126,10 +127,23 @@ class Handler(ResponseHandler):
         if self._has_final and (payload is None or payload.is_eof()):
             self._check_end(data)
         else:
-            self._recent = (self._recent + data[-3:])[-3:]
+            self._remember(data)
             self._barren += len(data)
             if self._barren > _MOST_BARREN:
                 self._check_progress()
+
+    def _remember(self, data: bytes) -> None:
+        """Keep what `_check_end` needs if nothing more comes.
+
+        Where reading was paused, the parser holds back a part of `data`, or only the end of the
+        message, and is given b"" to go on.
+        """
+        if len(data) >= len(_END):
+            self._recent = data
+        elif data:
+            self._recent = self._recent[-3:] + data
+        if self._has_final and self._payload._buffer:
+            self._last_piece = self._payload._buffer[-1]
 
     def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:
         if self._has_final:
@@ -150,10 +164,11 @@ class Handler(ResponseHandler):
         payload: StreamReader | None = self._payload
         if payload is not None and payload is not EMPTY_PAYLOAD:
             pieces, is_chunked = payload._buffer, payload._http_chunk_splits is not None
-            if pieces and not is_chunked:
-                end = pieces[-1]
-        if not (self._recent + data if len(data) < len(_END) else data).endswith(end):
+            if not is_chunked and (pieces or not data):
+                end = pieces[-1] if pieces else self._last_piece
+        if not (data if len(data) >= len(_END) else self._recent + data).endswith(end):
             self._should_close = True
+        self._recent = self._last_piece = b""
 
     def _check_progress(self) -> None:
         """End an endless chunk extension, trailer or head, which the parser would take in."""
@@ -234,7 +249,7 @@ class Handler(ResponseHandler):
         """Expect a response; `without_body`: to a HEAD request."""
         self.is_idle = self._has_final = self.is_untaken = False
         self.received = self._barren = self.heads = 0
-        self._recent = b""
+        self._recent = self._last_piece = b""
         if self._parser is None or without_body or self._skip_payload:
             self.set_response_params(
                 skip_payload=without_body,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Literal
 
 import anyio
 import pytest
@@ -39,6 +40,23 @@ class Reuse(Conformance):
 
             assert rig.server.connections == 1
             assert rig.transport.snapshot().reused == 19
+
+    @needs("pooled")
+    @pytest.mark.parametrize("framing", ["length", "chunked"])
+    async def test_a_body_that_was_read_slowly_leaves_a_good_connection(
+        self, framing: Literal["length", "chunked"]
+    ) -> None:
+        body = bytes(3_000_000)  # more than any buffer on its way
+        async with self.rig(serve(response(200, body, framing=framing))) as rig:
+            for _ in range(2):
+                size = 0
+                async with await rig.send() as answered:
+                    async for piece in answered.aiter_raw():
+                        size += len(piece)
+                        await anyio.sleep(0.002)  # a reader that falls behind
+                assert size == len(body)
+
+            assert rig.server.connections == 1
 
     async def test_calls_at_once_have_a_connection_each(self) -> None:
         script = [expect_request(), wait("all"), send(PAGE), *serve(PAGE)]
