@@ -142,8 +142,9 @@ class Handler(ResponseHandler):
             self._recent = data
         elif data:
             self._recent = self._recent[-3:] + data
-        if self._has_final and self._payload._buffer:
-            self._last_piece = self._payload._buffer[-1]
+        payload: StreamReader | None = self._payload
+        if self._has_final and payload is not None and payload._buffer:
+            self._last_piece = payload._buffer[-1]
 
     def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:
         if self._has_final:

@@ -24,7 +24,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 # What these libraries warn of by themselves, of no fault of ours: message, class, module.
 NOISE = (
     # litellm's own types, when pydantic first reads them.
-    r"ignore:Item '\w+' on TypedDict class 'ChatCompletion\w+' is using:UserWarning:pydantic",
+    r"ignore:Items? .+ on TypedDict class .+ using the `ReadOnly` qualifier:UserWarning:pydantic",
 )
 
 

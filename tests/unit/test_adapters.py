@@ -35,6 +35,7 @@ from trunkline.testing._script import (
     chunk,
     expect_head,
     expect_request,
+    fin,
     hold,
     response,
     send,
@@ -346,6 +347,63 @@ async def test_a_response_that_is_dropped_is_told_and_gives_its_connection_back(
         with pytest.warns(ResourceWarning, match="unclosed response"):
             drop(held)
         await wait_for(gone)
+
+
+async def test_a_body_that_was_read_is_counted_and_timed(client: Any) -> None:
+    with ScriptedServer(serve(response(200, b"whole"))) as server:
+        got = await client.get(server.url)
+
+    assert (got.content, await got.aread(), got.num_bytes_downloaded) == (b"whole", b"whole", 5)
+    assert got.is_closed
+    assert got.is_stream_consumed
+    assert got.elapsed.total_seconds() > 0
+
+
+async def test_a_stream_that_was_put_around_the_body_is_read_through(
+    adapter: Any, library: Any, config: TransportConfig
+) -> None:
+    class Loud(library.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for piece in self.inner:
+                yield piece.upper()
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    async def wrap(answered: Any) -> None:
+        answered.stream = Loud(answered.stream)
+
+    with ScriptedServer(serve(response(200, b"quiet"))) as server:
+        async with adapter.AsyncClient(config, event_hooks={"response": [wrap]}) as client:
+            got = await client.get(server.url)
+
+    assert got.content == b"QUIET"
+
+
+async def test_a_whole_body_is_read_past_the_librarys_generators(client: Any, library: Any) -> None:
+    """The contract with what lies below the library's public surface: `Family.is_direct`."""
+    with ScriptedServer(serve(response(200, b"whole"))) as server:
+        request = library.Request("GET", server.url)
+        got = await client.send(request, stream=True)
+
+        assert got._family.is_direct(got, got.body)
+        await got.aread()
+
+
+async def test_a_body_that_is_cut_is_the_librarys_error_with_its_request(
+    client: Any, library: Any
+) -> None:
+    cut = response(200, b"whole").replace(b"Content-Length: 5", b"Content-Length: 9")
+    with ScriptedServer([expect_request(), send(cut), fin()]) as server:
+        got = await client.send(library.Request("GET", server.url), stream=True)
+        with pytest.raises(library.RemoteProtocolError) as caught:
+            await got.aread()
+
+    assert caught.value.request is got.request
+    assert got.is_closed
 
 
 async def test_network_stream_says_who_answered(adapter: Any, config: TransportConfig) -> None:

@@ -19,6 +19,7 @@ class AsyncAdapter:
 
     _family: ClassVar[Family]
     _body_class: ClassVar[Any]
+    _response_class: ClassVar[Any]
 
     transport: Transport
     """What the requests go through."""
@@ -35,12 +36,41 @@ class AsyncAdapter:
             response = await self.transport.send(ours)
         except TransportError as error:
             raise family.translate_error(error, request) from error
-        return family.translate_response(response, self._body_class(response, request))
+        body = self._body_class(response, request)
+        answer = family.translate_response(response, body, self._response_class)
+        answer.body = body
+        return answer
 
     async def aclose(self) -> None:
         """Close the transport, if it was made here; one that was given stays open."""
         if self._owns:
             await self.transport.aclose()
+
+
+class AsyncResponse:
+    """What is besides in the library's response: a whole body is read in one step.
+
+    The library has four async generators, one inside the other, between `aread` and the transport.
+    They are gone round where they have nothing to do: the body is not coded, nobody has begun to
+    read it, and nobody has put a stream of his own around it.
+    """
+
+    _family: ClassVar[Family]
+
+    body: AsyncBody
+
+    async def aread(self: Any) -> bytes:
+        """The whole body, as the library's own `aread`."""
+        if self.is_stream_consumed or self.is_closed or not self._family.is_direct(self, self.body):
+            library: Any = super()
+            return bytes(await library.aread())
+        self.is_stream_consumed = True
+        try:
+            content: bytes = await self.body.read_whole()
+            self._content, self._num_bytes_downloaded = content, len(content)
+        finally:
+            await self.aclose()
+        return content
 
 
 class AsyncBody:
@@ -56,6 +86,15 @@ class AsyncBody:
         if self._response is None:
             raise self._family.library.StreamClosed
         return _Pieces(self._family, self._response, self._request)
+
+    async def read_whole(self) -> bytes:
+        """All of the body, of which nothing has been read."""
+        if self._response is None:
+            raise self._family.library.StreamClosed
+        try:
+            return await self._response.aread()
+        except TransportError as error:
+            raise self._family.translate_error(error, self._request) from error
 
     async def aclose(self) -> None:
         # The library's response is in a cycle with its body. What hangs on ours goes at once.

@@ -41,8 +41,9 @@ class Family:
 
     def __init__(self, library: Any) -> None:
         self.library = library
-        self.response_class = library.Response
         self._not_read = library.RequestNotRead
+        self._bound_stream = _bound_stream(library)
+        self._parse_url = lru_cache(maxsize=256)(library.URL)  # its URLs do not change
 
     def translate_error(self, error: trunkline.TransportError, request: Any) -> Exception:
         """The library's exception for ours, which is to be its `__cause__`."""
@@ -83,11 +84,11 @@ class Family:
         except self._not_read:
             return None, request.stream
 
-    def translate_response(self, response: Response, stream: Any) -> Any:
-        """The library's response for ours, with `stream` as its body."""
-        return self.response_class(
+    def translate_response(self, response: Response, stream: Any, made: Any) -> Any:
+        """The library's response for ours, of the class `made`, with `stream` as its body."""
+        return made(
             response.status_code,
-            headers=list(response.raw_headers),
+            headers=response.raw_headers,
             stream=stream,
             extensions={
                 "http_version": response.http_version.encode("ascii"),
@@ -95,6 +96,33 @@ class Family:
                 "network_stream": NetworkStream(response.connection),
             },
         )
+
+    def url(self, url: Any) -> Any:
+        """The library's URL for what a caller gave."""
+        return self._parse_url(url) if type(url) is str else url
+
+    def is_direct(self, response: Any, body: Any) -> bool:
+        """Whether a response gives its body just as it is: not coded, and nobody's to change.
+
+        The library's client puts a stream around it that takes the time.
+        """
+        stream = response.stream
+        if type(stream) is self._bound_stream:
+            stream = stream._stream
+        return stream is body and "content-encoding" not in response.headers
+
+
+def _bound_stream(library: Any) -> Any:
+    """The class of the streams in which the library's client puts a transport's.
+
+    None where the library is not as we know it below its public surface; then a body is read in the
+    library's own way.
+    """
+    known = "_content", "_num_bytes_downloaded", "is_stream_consumed"
+    response = library.Response(200, content=b"")
+    if all(hasattr(response, name) for name in known):
+        return getattr(library._client, "BoundAsyncStream", None)
+    return None
 
 
 def open_or_take(given: Given) -> tuple[Transport, bool]:

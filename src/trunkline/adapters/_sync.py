@@ -44,7 +44,9 @@ class SyncAdapter:
             response = exchange.start(self.transport, ours)
         except TransportError as error:
             raise family.translate_error(error, request) from error
-        return family.translate_response(response, self._body_class(exchange, request))
+        return family.translate_response(
+            response, self._body_class(exchange, request), family.library.Response
+        )
 
     def close(self) -> None:
         """End what is under way, and the transport if it was made here; one given stays open."""

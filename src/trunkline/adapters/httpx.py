@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from trunkline import Transport, TransportConfig
-from trunkline.adapters._async import AsyncAdapter, AsyncBody
+from trunkline.adapters._async import AsyncAdapter, AsyncBody, AsyncResponse
 from trunkline.adapters._clients import client_arguments
 from trunkline.adapters._family import Family
 from trunkline.adapters._sync import SyncAdapter, SyncBody
@@ -34,6 +34,10 @@ _FAMILY = Family(httpx)
 
 
 class _AsyncBody(AsyncBody, httpx.AsyncByteStream):
+    _family = _FAMILY
+
+
+class _AsyncResponse(AsyncResponse, httpx.Response):
     _family = _FAMILY
 
 
@@ -60,6 +64,7 @@ class AsyncTransport(AsyncAdapter, httpx.AsyncBaseTransport):
 
     _family = _FAMILY
     _body_class = _AsyncBody
+    _response_class = _AsyncResponse
 
 
 class SyncTransport(SyncAdapter, httpx.BaseTransport):
@@ -109,6 +114,10 @@ class AsyncClient(httpx.AsyncClient):
         self.transport, arguments = client_arguments(_FAMILY, AsyncTransport, config, options)
         super().__init__(**arguments)
 
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """As the library's own; a URL that comes again is not parsed again."""
+        return super().build_request(method, _FAMILY.url(url), **options)
+
 
 class Client(httpx.Client):
     """An `httpx.Client` on Trunkline; see `AsyncClient` for its arguments, `SyncTransport` for its
@@ -121,3 +130,7 @@ class Client(httpx.Client):
     def __init__(self, config: TransportConfig | Transport | None = None, **options: Any) -> None:
         self.transport, arguments = client_arguments(_FAMILY, SyncTransport, config, options)
         super().__init__(**arguments)
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """As the library's own; a URL that comes again is not parsed again."""
+        return super().build_request(method, _FAMILY.url(url), **options)
