@@ -101,7 +101,8 @@ class _AiohttpDialer:
         token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
             if self._config.uds is not None:
-                protocol = await open_unix_socket(str(self._config.uds), tls, origin.host)
+                path = str(self._config.uds)
+                protocol = await open_unix_socket(self._connector, path, tls, origin.host)
             else:
                 opened = await open_socket(
                     self._connector, str(origin), addresses, tls, proxy, proxy_tls
