@@ -58,6 +58,7 @@ class PyreqwestTransport:
         http2=True,
         proxy=True,
         socks=True,
+        tls_context=False,
         pooled=False,
         verbatim=False,
         aborts=False,

@@ -35,6 +35,7 @@ class Capabilities:
         proxy: HTTP proxies, forwarding and CONNECT, with Basic credentials.
         socks: SOCKS5 proxies.
         uds: Unix sockets.
+        tls_context: an `ssl.SSLContext` of the caller's.
         duplex: the rest of a streamed request body is still sent after the response has begun.
         pooled: it runs on the one pool. One that has a pool of its own bounds by `max_connections`
             the exchanges that run at once, and its snapshot counts these; it has no events, warms
@@ -52,6 +53,7 @@ class Capabilities:
     proxy: bool = False
     socks: bool = False
     uds: bool = False
+    tls_context: bool = True
     duplex: bool = False
     pooled: bool = True
     verbatim: bool = True

@@ -379,6 +379,7 @@ def check_capabilities(config: TransportConfig, capabilities: Capabilities) -> N
         "http2": (bool(config.http2), capabilities.http2),
         "prior_knowledge": (config.http2 == "prior_knowledge", capabilities.prior_knowledge),
         "uds": (config.uds is not None, capabilities.uds),
+        "tls.context": (config.tls.context is not None, capabilities.tls_context),
     }
     if config.proxy is not None:
         socks = config.proxy.startswith("socks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +99,21 @@ class Http2(Conformance):
                 answered = await Peer(transport, server).fetch()
 
                 assert answered.http_version == "HTTP/1.1"
+
+    @needs("http2", "tls_context")
+    @pytest.mark.parametrize("http2", [True, False], ids=["config", "context"])
+    async def test_a_context_offers_http2_if_the_config_asks_or_it_does_so_itself(
+        self, http2: bool
+    ) -> None:
+        with LLMServer(tls=True, http2=True) as server:
+            context = ssl.create_default_context(cafile=server.ca_file)
+            if not http2:
+                context.set_alpn_protocols(["h2"])
+            async with self.transport(http2=http2, tls=Tls(context=context)) as transport:
+                for _ in range(2):
+                    answered = await Peer(transport, server).fetch()
+
+                    assert answered.http_version == "HTTP/2"
 
     # -- messages ----------------------------------------------------------------------------------
 
