@@ -6,6 +6,7 @@ This module knows the options and the numbers. It does not know the course of a 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -144,7 +145,7 @@ class PyreqwestTransport:
         try:
             home = self._homes.get(asyncio.get_running_loop())
         except RuntimeError:
-            home = next(iter(self._homes.values()), None)
+            home = next(iter(self._homes_here().values()), None)
         if home is None:
             return PoolSnapshot(max_connections=most)
         active = home.slots.active
@@ -161,18 +162,23 @@ class PyreqwestTransport:
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._is_closed = True
-        here = asyncio.get_running_loop()
-        for loop, home in list(self._homes.items()):
+        here, homes = asyncio.get_running_loop(), self._homes_here()
+        for loop, home in homes.items():
             if loop is not here:
                 home.end_soon(drain)
-        if here in self._homes:
-            await self._homes[here].aclose(drain)
+        if here in homes:
+            await homes[here].aclose(drain)
         with anyio.move_on_after(drain):
             # No event of this loop can be set from another one.
-            while not all(home.is_closed for home in self._homes.values()):  # noqa: ASYNC110
+            while not all(home.is_closed for home in homes.values()):  # noqa: ASYNC110
                 await anyio.sleep(_OTHER_LOOPS_SECONDS)
 
     # -- loops -------------------------------------------------------------------------------------
+
+    def _homes_here(self) -> dict[asyncio.AbstractEventLoop, _Home]:
+        """Those of this process. After a fork the others are the parent's."""
+        process = os.getpid()
+        return {loop: home for loop, home in self._homes.items() if home.process == process}
 
     def _home(self) -> _Home:
         if self._is_closed:
@@ -191,6 +197,7 @@ class _Home:
     """One event loop's share: the library's client, and the calls that run on it."""
 
     def __init__(self, config: TransportConfig) -> None:
+        self.process = os.getpid()
         self.runtime = make_runtime()
         self.slots = Slots(config.limits, self.runtime)
         self._config = config
