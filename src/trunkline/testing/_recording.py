@@ -47,8 +47,9 @@ class RecordingTransport(PassingTransport):
     """A `Transport` that passes requests to `inner` and writes the exchanges to a file.
 
     The file is written anew, all at once, after each exchange. Secrets are taken out before that.
-    Bodies are recorded decoded, and handed on decoded, so that a replay is the same as the
-    recording; `Content-Encoding` and the length of the encoded body are left out. A streamed
+    Bodies are recorded decoded, so that a secret in them is found, and a response's is handed on
+    decoded, so that a replay is the same as the recording; `Content-Encoding` and the length of the
+    encoded body are left out. A streamed
     request body is sent as it is produced, unless there is a recording that may match it: then it
     is read to its end first.
 
@@ -250,7 +251,7 @@ class _Take:
         )
 
     def _body(self) -> Entry:
-        chunks = self._redactor.chunks(self._chunks)
+        chunks = self._redactor.chunks(self._chunks, self._headers.get("Content-Type", ""))
         has_length = "Content-Length" in self._headers
         if has_length and chunks != self._chunks:
             self._headers["Content-Length"] = str(sum(map(len, chunks)))
