@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 from itertools import count
+from time import monotonic
 
 import trunkline
 from trunkline import Limits
@@ -32,20 +33,25 @@ class Slots:
         self._runtime = runtime
         self._queue: list[_Ticket] = []
         self._numbers = count()
-        self.active = self.waiting = 0
+        self.active = self.waiting = self.waited = 0
+        self.wait_total = self.wait_max = 0.0
         self.is_closed = False
 
-    async def take(self, priority: int, seconds: float | None) -> None:
+    async def take(self, priority: int, seconds: float | None) -> float | None:
         """Wait for a slot, for `seconds` at most.
+
+        Returns:
+            How many seconds that took; None if there was a free one.
 
         Raises:
             PoolFull, PoolTimeout, TransportClosed: none was to be had.
         """
         if self._most is None or (self.active < self._most and not self.waiting):
             self.active += 1
-            return
+            return None
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
             raise trunkline.PoolFull(f"max_waiting is {self._max_waiting}: {self._in_use()}")
+        since = monotonic()
         ticket = _Ticket(priority, next(self._numbers), self._runtime.waiter())
         heappush(self._queue, ticket)
         self.waiting += 1
@@ -60,6 +66,11 @@ class Slots:
             if self.is_closed:
                 raise trunkline.TransportClosed("the transport was closed meanwhile", phase="pool")
             raise trunkline.PoolTimeout(f"none became free within {seconds:g} s; {self._in_use()}")
+        took = monotonic() - since
+        self.waited += 1
+        self.wait_total += took
+        self.wait_max = max(self.wait_max, took)
+        return took
 
     def _in_use(self) -> str:
         return f"{self.active} connections active of {self._most}, {self.waiting} calls waiting"

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -125,7 +127,7 @@ class PyreqwestTransport:
     async def _queue(self, call: Call, home: _Home) -> None:
         seconds = call.seconds(call.timeouts.pool)
         try:
-            await home.slots.take(call.request.priority, seconds)
+            call.timings.queue = await home.slots.take(call.request.priority, seconds)
         except trunkline.PoolTimeout as error:
             if call.is_total_due:
                 raise call.too_late("pool") from error
@@ -156,6 +158,9 @@ class PyreqwestTransport:
             max_connections=most,
             utilization=active / most if most else 0.0,
             created=active,
+            waited=home.slots.waited,
+            wait_total=home.slots.wait_total,
+            wait_max=home.slots.wait_max,
             origins=home.origins(),
         )
 
@@ -205,6 +210,9 @@ class _Home:
         self._calls: set[Call] = set()
         self._exchanges: Counter[str] = Counter()
         self._idle = self.runtime.waiter()
+        self._loop_end = _until_the_loop_ends(weakref.ref(self))
+        with suppress(StopIteration):
+            self._loop_end.asend(None).send(None)  # to its `yield`, so that the loop knows of it
 
     @property
     def client(self) -> Client:
@@ -253,6 +261,7 @@ class _Home:
                     await self._idle.wait()
         finally:
             self.close()
+            await self._loop_end.aclose()
 
     def close(self) -> None:
         self.slots.close()
@@ -260,6 +269,16 @@ class _Home:
             call.stop()
         # The last reference: with it the library drops its idle connections.
         self._client = None
+
+
+async def _until_the_loop_ends(home: weakref.ref[_Home]) -> AsyncGenerator[None]:
+    """Closes the home when its event loop shuts down, which ends every async generator."""
+    try:
+        yield
+    finally:
+        alive = home()
+        if alive is not None:
+            alive.close()
 
 
 def _refused(config: TransportConfig) -> Iterator[str]:
@@ -300,8 +319,9 @@ def make_client(config: TransportConfig) -> Client:
         .http2(bool(config.http2))
         .pool_idle_timeout(_duration(limits.keepalive_expiry))
     )
-    if limits.max_keepalive_connections is not None:
-        builder = builder.pool_max_idle_per_host(limits.max_keepalive_connections)
+    most_idle = 0 if limits.keepalive_expiry == 0 else limits.max_keepalive_connections
+    if most_idle is not None:
+        builder = builder.pool_max_idle_per_host(most_idle)
     if config.timeouts.connect is not None:
         builder = builder.connect_timeout(timedelta(seconds=config.timeouts.connect))
     if config.proxy is not None or config.trust_env:
