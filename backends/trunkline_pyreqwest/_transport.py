@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,7 @@ from trunkline import (
     TransportConfig,
     UnsupportedOption,
 )
-from trunkline.pool import check_capabilities, make_runtime
+from trunkline.pool import Alarm, check_capabilities, make_runtime
 from trunkline.proxy import find_proxy
 from trunkline.tls import LazyContext
 from trunkline_pyreqwest._exchange import Call, Download, decode_head
@@ -204,10 +205,11 @@ class _Home:
     def __init__(self, config: TransportConfig) -> None:
         self.process = os.getpid()
         self.runtime = make_runtime()
-        self.slots = Slots(config.limits, self.runtime)
+        alarm = Alarm(config.warn_utilization, config.limits.max_connections)
+        self.slots = Slots(config.limits, self.runtime, alarm, self._oldest)
         self._config = config
         self._client: Client | None = make_client(config)
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, float] = {}  # since when, the oldest first
         self._exchanges: Counter[str] = Counter()
         self._idle = self.runtime.waiter()
         self._loop_end = _until_the_loop_ends(weakref.ref(self))
@@ -220,17 +222,20 @@ class _Home:
             raise trunkline.TransportClosed("the transport is closed")
         return self._client
 
+    def _oldest(self) -> float | None:
+        return next(iter(self._calls.values()), None)
+
     def renew_client(self) -> None:
         """No connection of up to now is used again: on one of them nobody knows what comes next."""
         if not self.is_closed:
             self._client = make_client(self._config)
 
     def started(self, call: Call) -> None:
-        self._calls.add(call)
+        self._calls[call] = monotonic()
         self._exchanges[str(call.request.origin)] += 1
 
     def ended(self, call: Call) -> None:
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         self.slots.give()
         if not self.slots.active:
             self._idle.set()
@@ -298,8 +303,6 @@ def _refused(config: TransportConfig) -> Iterator[str]:
         "tls.client_key_password": config.tls.client_key_password is not None,
         "leak_after": config.leak_after is not None,
         "leak_stack": config.leak_stack,
-        "warn_utilization": config.warn_utilization is not None
-        and "warn_utilization" in config.model_fields_set,
     }
     return (option for option, is_refused in refused.items() if is_refused)
 

@@ -38,8 +38,8 @@ class Capabilities:
         tls_context: an `ssl.SSLContext` of the caller's.
         duplex: the rest of a streamed request body is still sent after the response has begun.
         pooled: it runs on the one pool. One that has a pool of its own bounds by `max_connections`
-            the exchanges that run at once, and its snapshot counts these; it has no events, warms
-            nothing, and refuses the options of what it does not own.
+            the exchanges that run at once, and its snapshot counts these and the calls that waited;
+            it has no events, warms nothing, and refuses the options of what it does not own.
         verbatim: a request goes out as it was given, and a response's head is the bytes of the
             wire. Without it the library may add headers, order them and change their case.
         aborts: a call that is cancelled before its head ends its exchange at once.

@@ -156,7 +156,6 @@ class Health(Conformance):
             assert min(ages) == 0.0
             assert max(ages) >= 0.05
 
-    @needs("pooled")
     async def test_a_pool_that_is_nearly_used_up_warns_once_with_the_numbers(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -171,7 +170,6 @@ class Health(Conformance):
             await rig.send()
             assert _warnings(caplog) == [warning]
 
-    @needs("pooled")
     async def test_a_pool_that_is_no_longer_nearly_used_up_says_so(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -197,7 +195,6 @@ class Health(Conformance):
 
             assert any("2 of 4" in line for line in _warnings(caplog))
 
-    @needs("pooled")
     async def test_a_pool_that_goes_up_and_down_does_not_fill_the_log(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -207,7 +204,6 @@ class Health(Conformance):
 
             assert len(_warnings(caplog)) == 2  # once up and once down within ten seconds
 
-    @needs("pooled")
     async def test_a_pool_that_makes_calls_wait_warns_once_with_the_numbers(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -231,7 +227,6 @@ class Health(Conformance):
         [(ONE, None), (Limits(max_connections=None), 0.1)],
         ids=["switched-off", "no-limit"],
     )
-    @needs("pooled")
     async def test_a_pool_that_has_nothing_to_warn_of_is_silent(
         self, caplog: pytest.LogCaptureFixture, limits: Limits, share: float | None
     ) -> None:
@@ -244,7 +239,6 @@ class Health(Conformance):
 
             assert _warnings(caplog) == []
 
-    @needs("pooled")
     async def test_a_warning_holds_nothing_that_is_private(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
