@@ -6,7 +6,6 @@ This module knows the config and aiohttp's connector. It does not know how an ex
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from trunkline import (
@@ -25,7 +24,7 @@ from trunkline import (
 from trunkline.dns import Resolver
 from trunkline.pool import PooledTransport
 from trunkline.proxy import find_proxy
-from trunkline.tls import LazyContext, make_ssl_context
+from trunkline.tls import LazyContext
 from trunkline_aiohttp._exchange import AiohttpConnection
 from trunkline_aiohttp._protocol import (
     make_connector,
@@ -78,11 +77,6 @@ class _AiohttpDialer:
             keepalive_timeout=limits.keepalive_expiry,
         )
 
-    @cached_property
-    def _proxy_tls(self) -> ssl.SSLContext:
-        """The context for a proxy, which is not offered HTTP/2."""
-        return make_ssl_context(self._config.tls)
-
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         proxy = find_proxy(self._config, origin)
         if proxy is not None and proxy.is_socks:
@@ -97,7 +91,7 @@ class _AiohttpDialer:
         opened: Opened | None = None
         tls = self._tls.get() if origin.is_tls else None
         is_https_proxy = proxy is not None and proxy.scheme == "https"
-        proxy_tls = self._proxy_tls if is_https_proxy else None
+        proxy_tls = self._tls.for_proxy() if is_https_proxy else None
         token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
             if self._config.uds is not None:

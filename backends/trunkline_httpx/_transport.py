@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from functools import cached_property
 from typing import ClassVar
 
 import anyio
@@ -30,7 +29,7 @@ from trunkline import (
 from trunkline.dns import Resolver
 from trunkline.pool import PooledTransport
 from trunkline.proxy import Proxy, find_proxy
-from trunkline.tls import LazyContext, make_ssl_context
+from trunkline.tls import LazyContext
 from trunkline_httpx._connect import open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._family import Family
@@ -82,11 +81,6 @@ class FamilyDialer:
         self._resolver = resolver
         self._tls = tls
         self._cut_short: list[AsyncIterator[bytes]] = []
-
-    @cached_property
-    def _proxy_tls(self) -> ssl.SSLContext:
-        """The context for a proxy, which is not offered HTTP/2."""
-        return make_ssl_context(self._config.tls)
 
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         await self._finish_cut_short()
@@ -160,7 +154,7 @@ class FamilyDialer:
         """From an open connection to the proxy to one that the origin's bytes go over."""
         try:
             if proxy.scheme == "https":
-                stream = await _start_tls(stream, self._proxy_tls, proxy.host, dial)
+                stream = await _start_tls(stream, self._tls.for_proxy(), proxy.host, dial)
             dial.begin("proxy")
             if proxy.is_socks:
                 await self._pass_socks(proxy, stream, origin)

@@ -5,12 +5,14 @@ This module knows numbers and order. It does not know connections: those are the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from time import monotonic
 
 import trunkline
 from trunkline import Limits
-from trunkline.pool import Runtime, Waiter
+from trunkline.pool import Alarm, Runtime, Waiter
 
 
 class _Ticket:
@@ -24,28 +26,44 @@ class _Ticket:
 
 
 class Slots:
-    """At most `limits.max_connections` exchanges; others wait, a higher priority first."""
+    """At most `limits.max_connections` exchanges; others wait, a higher priority first.
 
-    def __init__(self, limits: Limits, runtime: Runtime) -> None:
+    Args:
+        alarm: told when they are nearly used up.
+        oldest: since when the oldest exchange has had its slot; None when there is none.
+    """
+
+    def __init__(
+        self, limits: Limits, runtime: Runtime, alarm: Alarm, oldest: Callable[[], float | None]
+    ) -> None:
+        self._alarm = alarm
+        self._oldest = oldest
         self._most = limits.max_connections
         self._max_waiting = limits.max_waiting
         self._runtime = runtime
         self._queue: list[_Ticket] = []
         self._numbers = count()
-        self.active = self.waiting = 0
+        self.active = self.waiting = self.waited = 0
+        self.wait_total = self.wait_max = 0.0
         self.is_closed = False
 
-    async def take(self, priority: int, seconds: float | None) -> None:
+    async def take(self, priority: int, seconds: float | None) -> float | None:
         """Wait for a slot, for `seconds` at most.
+
+        Returns:
+            How many seconds that took; None if there was a free one.
 
         Raises:
             PoolFull, PoolTimeout, TransportClosed: none was to be had.
         """
         if self._most is None or (self.active < self._most and not self.waiting):
             self.active += 1
-            return
+            self._watch()
+            return None
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
             raise trunkline.PoolFull(f"max_waiting is {self._max_waiting}: {self._in_use()}")
+        self._alarm.exhausted(self.active, self.waiting + 1)
+        since = monotonic()
         ticket = _Ticket(priority, next(self._numbers), self._runtime.waiter())
         heappush(self._queue, ticket)
         self.waiting += 1
@@ -56,13 +74,30 @@ class Slots:
             self._leave(ticket)
             raise
         if not ticket.is_served:
+            in_use = self._in_use()
             self._leave(ticket)
             if self.is_closed:
                 raise trunkline.TransportClosed("the transport was closed meanwhile", phase="pool")
-            raise trunkline.PoolTimeout(f"none became free within {seconds:g} s; {self._in_use()}")
+            raise trunkline.PoolTimeout(f"none became free within {seconds:g} s; {in_use}")
+        took = monotonic() - since
+        self.waited += 1
+        self.wait_total += took
+        self.wait_max = max(self.wait_max, took)
+        return took
 
     def _in_use(self) -> str:
-        return f"{self.active} connections active of {self._most}, {self.waiting} calls waiting"
+        oldest = self._oldest()
+        held = "" if oldest is None else f" (the longest for {monotonic() - oldest:.1f} s)"
+        return (
+            f"{self.active} connections active{held}; {self.waiting} calls waiting; "
+            f"max_connections {self._most}"
+        )
+
+    def _watch(self) -> None:
+        if self.active >= self._alarm.line:
+            self._alarm.rise(self.active, self.waiting)
+        elif self._alarm.is_on:
+            self._alarm.fall(self.active, self.waiting)
 
     def _leave(self, ticket: _Ticket) -> None:
         if ticket.is_served:
@@ -81,7 +116,8 @@ class Slots:
                 self.waiting -= 1
                 self.active += 1
                 ticket.waiter.set()
-                return
+                break
+        self._watch()
 
     def close(self) -> None:
         """Turn everybody away who waits."""

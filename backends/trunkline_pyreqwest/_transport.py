@@ -6,10 +6,14 @@ This module knows the options and the numbers. It does not know the course of a 
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
@@ -29,7 +33,7 @@ from trunkline import (
     TransportConfig,
     UnsupportedOption,
 )
-from trunkline.pool import check_capabilities, make_runtime
+from trunkline.pool import Alarm, check_capabilities, make_runtime
 from trunkline.proxy import find_proxy
 from trunkline.tls import LazyContext
 from trunkline_pyreqwest._exchange import Call, Download, decode_head
@@ -58,6 +62,7 @@ class PyreqwestTransport:
         http2=True,
         proxy=True,
         socks=True,
+        tls_context=False,
         pooled=False,
         verbatim=False,
         aborts=False,
@@ -123,7 +128,7 @@ class PyreqwestTransport:
     async def _queue(self, call: Call, home: _Home) -> None:
         seconds = call.seconds(call.timeouts.pool)
         try:
-            await home.slots.take(call.request.priority, seconds)
+            call.timings.queue = await home.slots.take(call.request.priority, seconds)
         except trunkline.PoolTimeout as error:
             if call.is_total_due:
                 raise call.too_late("pool") from error
@@ -143,7 +148,7 @@ class PyreqwestTransport:
         try:
             home = self._homes.get(asyncio.get_running_loop())
         except RuntimeError:
-            home = next(iter(self._homes.values()), None)
+            home = next(iter(self._homes_here().values()), None)
         if home is None:
             return PoolSnapshot(max_connections=most)
         active = home.slots.active
@@ -154,24 +159,32 @@ class PyreqwestTransport:
             max_connections=most,
             utilization=active / most if most else 0.0,
             created=active,
+            waited=home.slots.waited,
+            wait_total=home.slots.wait_total,
+            wait_max=home.slots.wait_max,
             origins=home.origins(),
         )
 
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._is_closed = True
-        here = asyncio.get_running_loop()
-        for loop, home in list(self._homes.items()):
+        here, homes = asyncio.get_running_loop(), self._homes_here()
+        for loop, home in homes.items():
             if loop is not here:
                 home.end_soon(drain)
-        if here in self._homes:
-            await self._homes[here].aclose(drain)
+        if here in homes:
+            await homes[here].aclose(drain)
         with anyio.move_on_after(drain):
             # No event of this loop can be set from another one.
-            while not all(home.is_closed for home in self._homes.values()):  # noqa: ASYNC110
+            while not all(home.is_closed for home in homes.values()):  # noqa: ASYNC110
                 await anyio.sleep(_OTHER_LOOPS_SECONDS)
 
     # -- loops -------------------------------------------------------------------------------------
+
+    def _homes_here(self) -> dict[asyncio.AbstractEventLoop, _Home]:
+        """Those of this process. After a fork the others are the parent's."""
+        process = os.getpid()
+        return {loop: home for loop, home in self._homes.items() if home.process == process}
 
     def _home(self) -> _Home:
         if self._is_closed:
@@ -190,13 +203,18 @@ class _Home:
     """One event loop's share: the library's client, and the calls that run on it."""
 
     def __init__(self, config: TransportConfig) -> None:
+        self.process = os.getpid()
         self.runtime = make_runtime()
-        self.slots = Slots(config.limits, self.runtime)
+        alarm = Alarm(config.warn_utilization, config.limits.max_connections)
+        self.slots = Slots(config.limits, self.runtime, alarm, self._oldest)
         self._config = config
         self._client: Client | None = make_client(config)
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, float] = {}  # since when, the oldest first
         self._exchanges: Counter[str] = Counter()
         self._idle = self.runtime.waiter()
+        self._loop_end = _until_the_loop_ends(weakref.ref(self))
+        with suppress(StopIteration):
+            self._loop_end.asend(None).send(None)  # to its `yield`, so that the loop knows of it
 
     @property
     def client(self) -> Client:
@@ -204,17 +222,20 @@ class _Home:
             raise trunkline.TransportClosed("the transport is closed")
         return self._client
 
+    def _oldest(self) -> float | None:
+        return next(iter(self._calls.values()), None)
+
     def renew_client(self) -> None:
         """No connection of up to now is used again: on one of them nobody knows what comes next."""
         if not self.is_closed:
             self._client = make_client(self._config)
 
     def started(self, call: Call) -> None:
-        self._calls.add(call)
+        self._calls[call] = monotonic()
         self._exchanges[str(call.request.origin)] += 1
 
     def ended(self, call: Call) -> None:
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         self.slots.give()
         if not self.slots.active:
             self._idle.set()
@@ -245,6 +266,7 @@ class _Home:
                     await self._idle.wait()
         finally:
             self.close()
+            await self._loop_end.aclose()
 
     def close(self) -> None:
         self.slots.close()
@@ -252,6 +274,16 @@ class _Home:
             call.stop()
         # The last reference: with it the library drops its idle connections.
         self._client = None
+
+
+async def _until_the_loop_ends(home: weakref.ref[_Home]) -> AsyncGenerator[None]:
+    """Closes the home when its event loop shuts down, which ends every async generator."""
+    try:
+        yield
+    finally:
+        alive = home()
+        if alive is not None:
+            alive.close()
 
 
 def _refused(config: TransportConfig) -> Iterator[str]:
@@ -271,8 +303,6 @@ def _refused(config: TransportConfig) -> Iterator[str]:
         "tls.client_key_password": config.tls.client_key_password is not None,
         "leak_after": config.leak_after is not None,
         "leak_stack": config.leak_stack,
-        "warn_utilization": config.warn_utilization is not None
-        and "warn_utilization" in config.model_fields_set,
     }
     return (option for option, is_refused in refused.items() if is_refused)
 
@@ -292,8 +322,9 @@ def make_client(config: TransportConfig) -> Client:
         .http2(bool(config.http2))
         .pool_idle_timeout(_duration(limits.keepalive_expiry))
     )
-    if limits.max_keepalive_connections is not None:
-        builder = builder.pool_max_idle_per_host(limits.max_keepalive_connections)
+    most_idle = 0 if limits.keepalive_expiry == 0 else limits.max_keepalive_connections
+    if most_idle is not None:
+        builder = builder.pool_max_idle_per_host(most_idle)
     if config.timeouts.connect is not None:
         builder = builder.connect_timeout(timedelta(seconds=config.timeouts.connect))
     if config.proxy is not None or config.trust_env:

@@ -7,6 +7,7 @@ can honour which option: a backend refuses what it cannot when the transport is 
 from __future__ import annotations
 
 import os
+import ssl
 import tomllib
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -19,10 +20,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     PlainValidator,
     SecretStr,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
@@ -185,10 +188,52 @@ class Dns(_Model):
     nameservers: Annotated[tuple[str, ...], AfterValidator(_check_nameservers)] = ()
 
 
+_ONLY_FROM_CODE = "it must be an ssl.SSLContext, which only code can give: Tls(context=...)"
+_NOT_STORED = (
+    "tls.context: an ssl.SSLContext cannot be pickled or written; name files (ca_file, client_cert)"
+    ", or make the config where it is used"
+)
+
+
+def _check_context(value: Any) -> ssl.SSLContext | None:
+    if value is not None and not isinstance(value, ssl.SSLContext):
+        raise ValueError(f"{_ONLY_FROM_CODE}; elsewhere name files: ca_file, client_cert")
+    if value is not None and value.protocol == ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError("it is made for a server; use ssl.PROTOCOL_TLS_CLIENT")
+    return value
+
+
+def _refuse_to_write(value: ssl.SSLContext) -> None:
+    raise ValueError(_NOT_STORED)
+
+
+_Context = Annotated[
+    ssl.SSLContext | None,
+    PlainValidator(_check_context),
+    PlainSerializer(_refuse_to_write, when_used="json-unless-none"),
+    WithJsonSchema({"type": "null"}),
+]
+
+# What says the same of a context that is given, which is the caller's to set up.
+_OF_A_CONTEXT = {
+    "verify": "set its check_hostname and verify_mode",
+    "ca_file": "call its load_verify_locations",
+    "client_cert": "call its load_cert_chain",
+    "client_key": "call its load_cert_chain",
+    "client_key_password": "call its load_cert_chain",
+    "min_version": "set its minimum_version",
+}
+
+
 class Tls(_Model):
     """Transport Layer Security.
 
     Attributes:
+        context: an `ssl.SSLContext` to connect with, which then says everything: none of the other
+            keys may be set beside it. It is used as it is and shared, not copied; only with `http2`
+            is what it offers by ALPN set, to "h2" and "http/1.1", as httpx does. Without, a server
+            that chooses "h2" from what it offers is spoken to in HTTP/2. It is also used for a
+            proxy of scheme https.
         verify: check the server's certificate chain and host name.
         ca_file: PEM file of the authorities to trust, instead of the system's, which OpenSSL finds
             (SSL_CERT_FILE and SSL_CERT_DIR tell it where).
@@ -198,12 +243,20 @@ class Tls(_Model):
         min_version: lowest protocol version to accept.
     """
 
+    context: _Context = None
     verify: bool = True
     ca_file: Path | None = None
     client_cert: Path | None = None
     client_key: Path | None = None
     client_key_password: SecretStr | None = None
     min_version: Literal["1.2", "1.3"] = "1.2"
+
+    @model_validator(mode="after")
+    def _a_context_says_everything(self) -> Self:
+        for key, remedy in _OF_A_CONTEXT.items():
+            if self.context is not None and key in self.model_fields_set:
+                raise ValueError(f"{key} cannot go with context: leave it out and {remedy}")
+        return self
 
     @model_validator(mode="after")
     def _files_fit_together(self) -> Self:
@@ -218,6 +271,20 @@ class Tls(_Model):
         if self.ca_file is not None and not self.verify:
             raise ValueError("ca_file is of no use with verify=False: remove one of them")
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.__copy__()  # no field can be changed, and a context not be copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.context is not None:
+            raise TypeError(_NOT_STORED)
+        return super().__getstate__()
+
+
+H2_TO_A_PROXY = (
+    "cannot go with http2 and a proxy of scheme https: the proxy would be offered HTTP/2 too; "
+    "leave http2 out, or name files (ca_file, client_cert) instead of the context"
+)
 
 
 def _check_proxy(value: str) -> str:
@@ -290,6 +357,8 @@ class TransportConfig(_Model):
     def _one_way_out(self) -> Self:
         if self.uds is not None and (self.proxy is not None or self.trust_env):
             raise ValueError("uds cannot go with proxy or trust_env: a Unix socket has no proxy")
+        if self.http2 and self.tls.context is not None and (self.proxy or "").startswith("https:"):
+            raise ValueError(f"tls.context {H2_TO_A_PROXY}")
         return self
 
 

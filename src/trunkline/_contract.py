@@ -35,10 +35,11 @@ class Capabilities:
         proxy: HTTP proxies, forwarding and CONNECT, with Basic credentials.
         socks: SOCKS5 proxies.
         uds: Unix sockets.
+        tls_context: an `ssl.SSLContext` of the caller's.
         duplex: the rest of a streamed request body is still sent after the response has begun.
         pooled: it runs on the one pool. One that has a pool of its own bounds by `max_connections`
-            the exchanges that run at once, and its snapshot counts these; it has no events, warms
-            nothing, and refuses the options of what it does not own.
+            the exchanges that run at once, and its snapshot counts these and the calls that waited;
+            it has no events, warms nothing, and refuses the options of what it does not own.
         verbatim: a request goes out as it was given, and a response's head is the bytes of the
             wire. Without it the library may add headers, order them and change their case.
         aborts: a call that is cancelled before its head ends its exchange at once.
@@ -52,6 +53,7 @@ class Capabilities:
     proxy: bool = False
     socks: bool = False
     uds: bool = False
+    tls_context: bool = True
     duplex: bool = False
     pooled: bool = True
     verbatim: bool = True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ssl
 
-from trunkline._config import Tls
-from trunkline._errors import UnsupportedOption
+from trunkline._config import H2_TO_A_PROXY, Tls
+from trunkline._errors import ProxyError, UnsupportedOption
 
+_ALPN = {False: ["http/1.1"], True: ["h2", "http/1.1"]}
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class LazyContext:
-    """The context for a transport, made when the first TLS connection needs it.
+    """The contexts of a transport: the one that was given, or those made when they are needed.
 
     Loading the system's authorities takes some 30 ms, which a transport that only speaks http is
     spared. Files that the config names are read at once, so that a bad one is refused at once.
@@ -24,17 +25,38 @@ class LazyContext:
         self._tls = tls
         self._http2 = http2
         self._context: ssl.SSLContext | None = None
+        self._proxy_context: ssl.SSLContext | None = None
         if tls.ca_file is not None or tls.client_cert is not None:
             self.get()
 
     def get(self) -> ssl.SSLContext:
+        """The context for an origin. To be asked for anew by each connection."""
+        given = self._tls.context
+        if given is not None:
+            if self._http2:  # each time: others that it is shared with set it too
+                given.set_alpn_protocols(_ALPN[True])
+            return given
         if self._context is None:
             self._context = make_ssl_context(self._tls, http2=self._http2)
         return self._context
 
+    def for_proxy(self) -> ssl.SSLContext:
+        """The context for a proxy, which is not offered HTTP/2.
+
+        Raises:
+            ProxyError: the context that was given offers it.
+        """
+        if self._tls.context is None or not self._http2:
+            if self._proxy_context is None:
+                self._proxy_context = self._tls.context or make_ssl_context(self._tls)
+            return self._proxy_context
+        raise ProxyError(f"tls.context {H2_TO_A_PROXY}")
+
 
 def make_ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
     """A client context that offers "http/1.1" by ALPN, and "h2" before it if `http2`.
+
+    `tls.context` is not looked at.
 
     Raises:
         UnsupportedOption: a file of `tls` holds no certificate or key, or the password is wrong;
@@ -50,7 +72,7 @@ def make_ssl_context(tls: Tls, *, http2: bool = False) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise UnsupportedOption("tls.ca_file: it holds no PEM certificate") from error
     context.minimum_version = _VERSIONS[tls.min_version]
-    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+    context.set_alpn_protocols(_ALPN[http2])
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -38,7 +38,6 @@ REASONS = {
     r"test_proxies_environ|test_transport_for_request": "it looks at `_pool`, the inside of the "
     "library's own transport; the proxies themselves are Trunkline's to find",
     r"test_socks_proxy": "it looks at `_pool`, too; on aiohttp a SOCKS proxy is refused",
-    r"test_SSLContext_with_get": "`verify=` with an `SSLContext` is refused: name the files",
     r"test_httpcore_lazy_loading": "it wants httpcore to be imported by the first request",
     r"test_httpcore_exception_mapping": "it asks for port 123456, which is refused before "
     "connecting, with `LocalProtocolError` and not `ConnectError`",

@@ -19,7 +19,14 @@ import pytest
 
 import trunkline.adapters.httpx
 import trunkline.adapters.httpx2
-from trunkline import Limits, Timeouts, Tls, TransportConfig, UnsupportedOption
+from trunkline import (
+    CertificateError,
+    Limits,
+    Timeouts,
+    Tls,
+    TransportConfig,
+    UnsupportedOption,
+)
 from trunkline.proxy import Proxy, parse_proxy
 from trunkline.testing import Certificates, MockTransport
 from trunkline.testing._script import response, serve
@@ -126,6 +133,40 @@ def test_tls_arguments_arrive(make: Any, certificates: Certificates) -> None:
     )
 
 
+def test_a_context_is_carried_as_it_is(make: Any) -> None:
+    context = ssl.create_default_context()
+
+    assert config_of(make(verify=context)).tls == Tls(context=context)
+    with pytest.raises(ValueError, match="min_version cannot go with context"):
+        make(TransportConfig(tls=Tls(min_version="1.3")), verify=context)
+    with pytest.raises(UnsupportedOption, match=r"tls\.context.*another backend"):
+        make(TransportConfig(backend="pyreqwest"), verify=context)
+
+
+@pytest.mark.parametrize("backend", ["aiohttp", "httpx"])
+def test_a_context_says_whom_a_client_trusts(
+    make: Any, library: Any, backend: str, certificates: Certificates
+) -> None:
+    def fetch(context: ssl.SSLContext, url: str) -> str:
+        client = make(TransportConfig(backend=backend), verify=context, trust_env=False)
+        if hasattr(client, "aclose"):
+
+            async def get() -> str:
+                async with client:
+                    return str((await client.get(url)).text)
+
+            return anyio.run(get)
+        with client:
+            return str(client.get(url).text)
+
+    page = serve(response(200, b"page"))
+    with ScriptedServer(page, tls=certificates.server_context()) as server:
+        assert fetch(certificates.client_context(), server.url) == "page"
+        with pytest.raises(library.ConnectError) as caught:
+            fetch(ssl.create_default_context(), server.url)
+        assert isinstance(caught.value.__cause__, CertificateError)
+
+
 def test_verify_false_is_carried(make: Any) -> None:
     assert not config_of(make(verify=False)).tls.verify
     assert config_of(make(verify=True)).tls.verify
@@ -158,7 +199,10 @@ def test_a_proxy_that_is_none_is_named_and_not_shown(make: Any) -> None:
 def refused(library: Any) -> dict[str, tuple[dict[str, Any], str]]:
     """Arguments we cannot honour, and what the message has to name."""
     return {
-        "context": ({"verify": ssl.create_default_context()}, "verify.*ca_file"),
+        "certificate": (
+            {"verify": ssl.create_default_context(), "cert": "client.pem"},
+            "cert.*load_cert_chain",
+        ),
         "folder": ({"verify": "/"}, "verify.*PEM file"),
         "http1": ({"http1": False}, "http1"),
         "proxy headers": (

@@ -400,11 +400,15 @@ FORKED = """
 before = client.get(url).text
 child = os.fork()
 if not child:
+    pool = client.transport.snapshot
+    print(pool().created, pool().open, len(pool().origins))
     print("child", client.get(url).text, client.get(url).text, flush=True)
+    print(pool().created, pool().open, pool().reused)
     client.close()
+    print(pool().open, pool().closed)
     sys.exit()
 assert os.waitpid(child, 0)[1] == 0
-print("parent", before, client.get(url).text)
+print("parent", before, client.get(url).text, client.transport.snapshot().reused)
 client.close()
 """
 
@@ -420,4 +424,4 @@ def test_a_forked_child_has_connections_of_its_own(library: Any, backend: str) -
         assert server.connections == 2
 
     assert (process.returncode, err) == (0, "")
-    assert out == "child 1 1\nparent 0 0\n"
+    assert out == "0 0 0\nchild 1 1\n1 1 1\n0 {'shutdown': 1}\nparent 0 0 1\n"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import importlib
 import json
 import re
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus, urlencode
 
 import anyio
 import pytest
-from hypothesis import given, strategies as st
+from backports import zstd
+from hypothesis import given, settings, strategies as st
 
 import trunkline
 from trunkline import (
@@ -37,12 +42,13 @@ from trunkline.testing import (
     Router,
     UnexpectedRequest,
 )
-from trunkline.testing._received import receive
+from trunkline.testing._received import Chunks, receive
 from trunkline.testing._redaction import Redactor
 
 pytestmark = pytest.mark.anyio
 
 URL = "https://api.example.com/v1"
+brotli: Any = importlib.import_module("brotli")  # it has no types
 SECRET = "sk-0123456789abcdef"
 
 
@@ -603,6 +609,151 @@ def test_redacted_json_is_json_and_holds_no_secret_wherever_it_is_cut(
     if not re.search(re.escape(value["api_key"]), json.dumps([texts])):
         assert parsed["a"] == value["a"]
         assert parsed["b"] == value["b"]
+
+
+# How one body may hold a secret: each takes the secret and something else to say.
+BODIES: dict[str, tuple[str, Callable[[str, str], str]]] = {
+    "top": ("application/json", lambda s, t: json.dumps({"t": t, "api_key": s})),
+    "nested": ("application/json", lambda s, t: json.dumps([{"a": [{"Client_Secret": s}, t]}])),
+    "indented": ("application/json", lambda s, t: json.dumps({"id_token": s, "t": t}, indent=2)),
+    "container": ("application/json", lambda s, t: json.dumps({"password": [s, {"x": t}]})),
+    "repeated": ("application/json", lambda s, t: json.dumps({"secret": s, "t": f"{t} {s}"})),
+    "escaped key": ("application/json", lambda s, t: f'{{"api\\u005Fkey": {json.dumps(s)}}}'),
+    "escaped value": ("application/json", lambda s, t: json.dumps({"secret": s}, indent=1) + t),
+    "inside a string": (
+        "application/json",
+        lambda s, t: json.dumps({"arguments": json.dumps({"t": t, "access_token": s})}),
+    ),
+    "echoed in JSON": (
+        "application/json",
+        lambda s, t: json.dumps({"secret": s}) + json.dumps(s).replace("/", "\\/") + t,
+    ),
+    "echoed in a URL": (
+        "application/json",
+        lambda s, t: json.dumps({"secret": s, "url": f"https://h/{quote(s, safe='')}?t={len(t)}"}),
+    ),
+    "URL in JSON": (
+        "application/json",
+        lambda s, t: json.dumps({"u": f"https://h/?a=1&api%5Fkey={quote(s, safe='')}&t"}),
+    ),
+    "userinfo": (
+        "application/json",
+        lambda s, t: json.dumps({"u": f"https://me:{quote(s, safe='')}@h/"}).replace("/", "\\/"),
+    ),
+    "events": (
+        "text/event-stream",
+        lambda s, t: "".join(
+            f"event: e\ndata: {json.dumps(one)}\n\n" for one in ({"t": t}, {"refresh_token": s})
+        ),
+    ),
+    "event of many lines": (
+        "text/event-stream",
+        lambda s, t: "".join(
+            f"data: {line}\n" for line in ['{"t":1,', '"api_key":', f"{json.dumps(s)}", "}", ""]
+        ),
+    ),
+    "form": (
+        "application/x-www-form-urlencoded",
+        lambda s, t: urlencode({"t": t, "client_secret": s, "z": "1"}),
+    ),
+    "form with an encoded key": (
+        "application/x-www-form-urlencoded; charset=utf-8",
+        lambda s, t: f"client%5Fsecret={quote_plus(s)}&t={quote_plus(t)}",
+    ),
+    "multipart": (
+        "multipart/form-data; boundary=b",
+        lambda s, t: (
+            f'--b\r\nContent-Disposition: form-data; name="t"\r\n\r\n{t}\r\n'
+            f'--b\r\ncontent-disposition: form-data; name="api_key"\r\n'
+            f"Content-Type: text/plain\r\n\r\n{s}\r\n--b--\r\n"
+        ),
+    ),
+}
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": lambda body: bytes(brotli.compress(body)),
+    "zstd": zstd.compress,
+    "gzip, br": lambda body: bytes(brotli.compress(gzip.compress(body))),
+}
+around = st.text(alphabet='ab/+é"\\ &=%\U0001f600', max_size=4)
+
+
+def pieces_of(body: bytes, cuts: list[float]) -> list[bytes]:
+    edges = sorted({0, len(body), *(int(cut * len(body)) for cut in cuts)})
+    return [body[start:end] for start, end in pairwise(edges)]
+
+
+def everything_in(path: Path) -> str:
+    """The file, and what is in it in base64."""
+    inside = re.findall(r'"base64": "([^"]+)"', text_of(path))
+    return text_of(path) + "".join(base64.b64decode(one).decode("latin-1") for one in inside)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("kind", BODIES)
+@settings(max_examples=15)
+@given(around, around, around, st.lists(st.floats(0, 1), max_size=6))
+def test_no_secret_of_a_body_reaches_the_disk_however_it_is_cut_and_coded(
+    tmp_path_factory: Any,
+    kind: str,
+    coding: str,
+    before: str,
+    after: str,
+    t: str,
+    cuts: list[float],
+) -> None:
+    content_type, make = BODIES[kind]
+    plain = make(f"{before}{SECRET}{after}", t).encode()
+    body = CODINGS[coding](plain)
+    headers = {"Content-Type": content_type, "Content-Encoding": coding}
+    folder = tmp_path_factory.mktemp("cut")
+
+    async def record_and_replay(pieces: list[bytes], path: Path) -> str:
+        router = Router()
+        router.post().respond(headers=headers, content=pieces)
+        request = Request("POST", URL, headers=headers, content=Chunks(pieces))
+        recording = RecordingTransport(router.transport, path)
+        assert await (await recording.send(request)).aread() == plain
+        assert router.calls[0].body == body  # who is asked and who answers get it all
+        again = Request("POST", URL, headers=headers, content=body)
+        return await ask(ReplayTransport(path), again)
+
+    replayed = [
+        anyio.run(record_and_replay, pieces, folder / f"{number}.json")
+        for number, pieces in enumerate(([body], pieces_of(body, cuts)))
+    ]
+
+    assert replayed[0] == replayed[1]
+    assert "REDACTED" in replayed[0]
+    for shown in (*replayed, *map(everything_in, folder.iterdir())):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+async def test_a_coded_request_that_is_cut_off_is_recorded_as_far_as_it_goes(
+    path: Path, coding: str
+) -> None:
+    plain = json.dumps({"api_key": SECRET, "noise": [str(n * n) for n in range(2000)]}).encode()
+    cut_off = CODINGS[coding](plain)[:-20]
+    request = Request("POST", URL, headers={"Content-Encoding": coding}, content=cut_off)
+    await ask(RecordingTransport(counting(), path), request)
+
+    assert SECRET not in everything_in(path)
+    assert "Content-Encoding" not in text_of(path)
+    assert await ask(ReplayTransport(path), request)
+
+
+async def test_what_a_cookie_says_is_secret_elsewhere_too(path: Path) -> None:
+    answer = Router()
+    answer.get().respond(headers={"SET-COOKIE": "sid=another-secret; Path=/"}, json=[SECRET])
+    request = Request("GET", URL, headers={"cookie": f'theme=dark; sid="{SECRET}"'})
+    await ask(RecordingTransport(answer.transport, path), request)
+
+    assert SECRET not in text_of(path)
+    assert "another-secret" not in text_of(path)
+    assert "dark" not in text_of(path)
 
 
 # -- under an SDK ----------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ Knows the models and `load_config`. Does not know what a backend makes of an opt
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+import pickle
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +317,103 @@ def test_tables_may_be_wrongas_dicts() -> None:
     config = TransportConfig.model_validate({"limits": {"max_connections": "7"}})
 
     assert config.limits == Limits(max_connections=7)
+
+
+# --- a context of the caller's
+
+
+@pytest.fixture
+def context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("verify", False),
+        ("verify", True),
+        ("ca_file", "pem"),
+        ("client_cert", "pem"),
+        ("client_key_password", SECRET),
+        ("min_version", "1.2"),
+    ],
+)
+def test_a_context_goes_with_no_other_key(
+    context: ssl.SSLContext, pem: Path, key: str, value: Any
+) -> None:
+    tls = {"context": context, key: pem if value == "pem" else value}
+    with pytest.raises(ValidationError, match=f"{key} cannot go with context.*(set|call) its"):
+        Tls.model_validate(tls)
+
+
+@pytest.mark.parametrize("wrong", [True, "ca.pem", ssl.SSLContext])
+def test_what_is_no_context_is_refused_with_a_remedy(wrong: object) -> None:
+    with pytest.raises(ValidationError, match=r"ssl\.SSLContext.*name files: ca_file") as caught:
+        TransportConfig.model_validate({"tls": {"context": wrong}})
+
+    assert list(errors_of(caught)) == [("tls", "context")]
+
+
+def test_a_context_for_servers_is_refused() -> None:
+    with pytest.raises(ValidationError, match="made for a server"):
+        Tls(context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_neither_a_file_nor_the_environment_can_give_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValidationError, match="only code can give"):
+        load_config(write(tmp_path / "trunkline.toml", '[tls]\ncontext = "ca.pem"\n'))
+    monkeypatch.setenv("TRUNKLINE_TLS__CONTEXT", "ca.pem")
+    with pytest.raises(ValidationError, match="only code can give"):
+        load_config()
+
+
+def test_copies_of_a_config_share_its_context(context: ssl.SSLContext) -> None:
+    config = TransportConfig(tls=Tls(context=context))
+
+    copies = [config.model_copy(deep=True), copy.deepcopy(config), config.model_copy()]
+
+    assert all(one == config and one.tls.context is context for one in copies)
+    assert len(dict.fromkeys([config, *copies])) == 1
+    assert TransportConfig(tls=Tls()) != config
+
+
+def test_a_changed_deep_copy_leaves_the_original(context: ssl.SSLContext) -> None:
+    tls = Tls(context=context)
+
+    assert tls.model_copy(update={"context": None}, deep=True).context is None
+    assert tls.context is context
+
+
+def test_a_config_with_a_context_says_why_it_is_not_pickled(context: ssl.SSLContext) -> None:
+    config = TransportConfig(tls=Tls(context=context))
+
+    with pytest.raises(TypeError, match=r"tls\.context.*name files"):
+        pickle.dumps(config)
+    with pytest.raises(ValueError, match=r"tls\.context.*name files"):
+        config.model_dump_json()
+    assert config.model_dump()["tls"]["context"] is context
+    plain = TransportConfig(tls=Tls(min_version="1.3"))
+    assert pickle.loads(pickle.dumps(plain)) == plain
+    written = TransportConfig(http2=True).model_dump_json(exclude_unset=True)
+    assert TransportConfig.model_validate_json(written) == TransportConfig(http2=True)
+
+
+def test_a_context_in_it_leaves_a_config_with_a_json_schema() -> None:
+    schema = Settings.model_json_schema()
+
+    assert "context" in schema["$defs"]["Tls"]["properties"]
+
+
+def test_http2_and_an_https_proxy_cannot_share_a_context(context: ssl.SSLContext) -> None:
+    proxy = f"https://user:{SECRET}@proxy.example:3128"
+    assert TransportConfig(tls=Tls(context=context), proxy=proxy).tls.context is context
+
+    with pytest.raises(ValidationError, match=r"tls\.context.*http2.*leave http2 out") as caught:
+        TransportConfig(tls=Tls(context=context), proxy=proxy, http2=True)
+
+    assert SECRET not in everything_shown_by(caught.value)
 
 
 # --- overriding timeouts

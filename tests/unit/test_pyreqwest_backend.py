@@ -36,7 +36,6 @@ def anyio_backend() -> str:
         ("dns.nameservers", {"dns": Dns(nameservers=("127.0.0.1",))}),
         ("leak_after", {"leak_after": 5.0}),
         ("leak_stack", {"leak_stack": True}),
-        ("warn_utilization", {"warn_utilization": 0.5}),
     ],
 )
 def test_an_option_of_what_the_library_owns_is_refused(option: str, given: dict[str, Any]) -> None:

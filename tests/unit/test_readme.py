@@ -47,6 +47,7 @@ def test_the_capability_table_is_what_the_backends_say() -> None:
         "HTTP proxies": "proxy",
         "SOCKS5": "socks",
         "Unix sockets": "uds",
+        "an `ssl.SSLContext`": "tls_context",
         "streams the rest": "duplex",
         "runs on Trunkline's pool": "pooled",
         "sends a request as it was given": "verbatim",

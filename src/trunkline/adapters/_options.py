@@ -63,7 +63,8 @@ def _fields_of(config: TransportConfig, options: dict[str, Any]) -> dict[str, An
         fields["limits"] = _limits(config.limits, options["limits"])
     if options.get("proxy") is not None:
         fields["proxy"] = _proxy(options["proxy"])
-    tls = _verify(options.get("verify", True)) | _cert(options.get("cert"))
+    verify = options.get("verify", True)
+    tls = _verify(verify) | _cert(options.get("cert"), verify)
     if tls:
         kept = {name: getattr(config.tls, name) for name in config.tls.model_fields_set}
         fields["tls"] = Tls(**(kept | tls))
@@ -94,16 +95,15 @@ def _verify(verify: Any) -> dict[str, Any]:
     if verify is False:
         return {"verify": False}
     if isinstance(verify, ssl.SSLContext):
-        raise UnsupportedOption(
-            "verify: an SSLContext cannot be shared by every backend; give the path of a PEM file, "
-            "or TransportConfig(tls=Tls(ca_file=..., client_cert=..., min_version=...))"
-        )
+        return {"context": verify}
     if Path(verify).is_dir():
         raise UnsupportedOption("verify: a folder is not supported; give the path of a PEM file")
     return {"ca_file": verify}
 
 
-def _cert(cert: Any) -> dict[str, Any]:
+def _cert(cert: Any, verify: Any) -> dict[str, Any]:
+    if cert and isinstance(verify, ssl.SSLContext):
+        raise UnsupportedOption("cert: cannot go with an SSLContext; call its load_cert_chain")
     parts: tuple[Any, ...] = (cert,) if isinstance(cert, (str, Path)) else tuple(cert or ())
     names = ("client_cert", "client_key", "client_key_password")
     return {name: part for name, part in zip(names, parts, strict=False) if part is not None}

@@ -98,11 +98,12 @@ class AsyncClient(httpx.AsyncClient):
     Args:
         config: a config; or a transport, which whoever made it closes.
         options: the arguments of `httpx.AsyncClient`. `limits`, `http2`, `verify`, `cert`, `proxy`
-            and `trust_env` go into the config, over what it says.
+            and `trust_env` go into the config, over what it says. An `SSLContext` for `verify` is
+            used as it is, for every connection; see `trunkline.Tls`.
 
     Raises:
-        UnsupportedOption: (a ValueError) an argument cannot be honoured, such as an `SSLContext`
-            for `verify`; the message says what to do instead.
+        UnsupportedOption: (a ValueError) an argument cannot be honoured, such as `http1=False`; the
+            message says what to do instead.
         BackendUnavailable: as `open_transport`.
         pydantic.ValidationError: (a ValueError) an argument's value is wrong.
     """

@@ -5,6 +5,7 @@ This module knows when the house is kept and how it ends with its loop. It does 
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ class Home:
         make_dialer: the backend's.
         open_spare: opens connections on the slots that `Pool.spare` gives.
         on_loop_end: called when the loop has shut down.
+
+    Attributes:
+        process: whose sockets these are; in a forked child the loop never runs again.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Home:
         open_spare: Callable[[Home, Origin], Awaitable[None]],
         on_loop_end: Callable[[], object],
     ) -> None:
+        self.process = os.getpid()
         self.runtime = runtime
         self.resolver = Resolver(config.dns, trio=runtime.is_trio)
         self.dialer = make_dialer(self.resolver)

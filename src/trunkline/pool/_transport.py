@@ -7,6 +7,7 @@ safe. It does not know which library opens connections or runs exchanges: a back
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from asyncio import get_running_loop
@@ -248,7 +249,7 @@ class PooledTransport(ABC):
         try:
             home = self._homes.get(current_loop())
         except RuntimeError:
-            home = next(iter(self._homes.values()), None)
+            home = next(iter(self._homes_here().values()), None)
         if home is None:
             return PoolSnapshot(max_connections=self.config.limits.max_connections)
         return home.pool.snapshot()
@@ -256,7 +257,7 @@ class PooledTransport(ABC):
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._closed = True
-        here, homes = current_loop(), dict(self._homes)
+        here, homes = current_loop(), self._homes_here()
         for loop, home in homes.items():
             if loop is not here:
                 home.end_soon(drain)
@@ -293,6 +294,11 @@ class PooledTransport(ABC):
         except RuntimeError:
             loop = current_loop()
         return self._homes.get(loop) or self._move_in()
+
+    def _homes_here(self) -> dict[object, Home]:
+        """Those of this process. After a fork the others are the parent's, sockets and all."""
+        process = os.getpid()
+        return {loop: home for loop, home in self._homes.items() if home.process == process}
 
     def _move_in(self) -> Home:
         runtime = make_runtime()
@@ -379,6 +385,7 @@ def check_capabilities(config: TransportConfig, capabilities: Capabilities) -> N
         "http2": (bool(config.http2), capabilities.http2),
         "prior_knowledge": (config.http2 == "prior_knowledge", capabilities.prior_knowledge),
         "uds": (config.uds is not None, capabilities.uds),
+        "tls.context": (config.tls.context is not None, capabilities.tls_context),
     }
     if config.proxy is not None:
         socks = config.proxy.startswith("socks")

@@ -6,11 +6,11 @@ This module knows which facts go with which phase. It does not know who fails or
 from __future__ import annotations
 
 from time import monotonic
-from typing import get_args
 
 from trunkline import (
     EgressDenied,
     GoAway,
+    InvalidRequest,
     Phase,
     Request,
     StreamRefused,
@@ -21,9 +21,8 @@ from trunkline import (
 )
 from trunkline.pool._attempt import verdict
 
-_PHASES: tuple[Phase, ...] = get_args(Phase)
-_SENDING = _PHASES.index("write")
-_NEVER_TRIED = (EgressDenied, TransportClosed, UnsupportedOption)
+_ON_A_CONNECTION = ("request", "write", "headers", "body")
+_NEVER_TRIED = (EgressDenied, InvalidRequest, TransportClosed, UnsupportedOption)
 _OF_HTTP2 = (GoAway, StreamRefused, StreamReset)
 
 
@@ -56,15 +55,20 @@ def happened(
         phase: None for the usual one of the class.
     """
     error = kind(message, phase=phase)
+    tell(error, request)
+    return error
+
+
+def tell(error: TransportError, request: Request) -> None:
+    """Write into `error` the facts of one that happened in its phase."""
     if isinstance(error, _NEVER_TRIED):
-        return error
+        return
     error.phase = error.phase or "headers"
-    if _PHASES.index(error.phase) >= _SENDING:
-        is_sent = error.phase != "write"
+    if error.phase in _ON_A_CONNECTION:
+        is_sent = error.phase in ("headers", "body")
         error.attempts = 1
         error.http_version = "HTTP/2" if isinstance(error, _OF_HTTP2) else "HTTP/1.1"
         error.request_sent = True if is_sent else None
         error.bytes_sent = sent_size(request) if is_sent else head_size(request)
         error.response_started = error.phase == "body"
     error.replay = verdict(error)
-    return error

@@ -6,21 +6,27 @@ This module knows how a fault is made to happen. It does not know the transport 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random, SystemRandom
-from time import monotonic
 from typing import TypeVar
 
 import anyio
 
-from trunkline import Request, Response, Timeouts, Transport, TransportClosed, TransportError
-from trunkline.pool import PooledTransport, make_runtime
-from trunkline.pool._attempt import ExchangeAttempt
-from trunkline.testing._facts import happened, place, sent_size
+from trunkline import (
+    Phase,
+    Request,
+    Response,
+    Timeouts,
+    Transport,
+    TransportClosed,
+    TransportError,
+)
+from trunkline.testing._facts import happened, place
 from trunkline.testing._fault_plan import Fault, FaultPlan
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
 from trunkline.testing._pattern import matches_glob
+from trunkline.testing._timed import TimedCall, timeouts_of
 
 T = TypeVar("T", int, float)
 
@@ -73,7 +79,7 @@ class FaultTransport(PassingTransport):
         self.seed = SystemRandom().randrange(2**32) if chosen is None else chosen
         self.plan = plan.model_copy(update={"seed": self.seed})
         self.injected: list[InjectedFault] = []
-        self._timeouts = timeouts or _timeouts_of(inner)
+        self._timeouts = timeouts or timeouts_of(inner)
         self._requests = 0
         self._met: Counter[int] = Counter()
         self._done: Counter[int] = Counter()
@@ -111,10 +117,6 @@ class FaultTransport(PassingTransport):
         await super().aclose(drain)
 
 
-def _timeouts_of(transport: Transport) -> Timeouts:
-    return transport.config.timeouts if isinstance(transport, PooledTransport) else Timeouts()
-
-
 def _draw(value: T | tuple[T, T], between: Callable[[T, T], T]) -> T:
     return between(*value) if isinstance(value, tuple) else value
 
@@ -132,9 +134,7 @@ class _Injection:
             f"injected by FaultTransport: request {injected.number}, "
             f"fault {injected.index}, seed {transport.seed}"
         )
-        self._started = monotonic()
-        timeouts = timeouts.overridden_by(request.timeouts)
-        self._attempt = ExchangeAttempt(make_runtime(), timeouts, self._started)
+        self._call = TimedCall(request, timeouts, transport.capabilities.name)
         self._delay = _draw(fault.delay, random.uniform)
         cut_after = fault.cut_after
         self._cut_after = None if cut_after is None else _draw(cut_after, random.randint)
@@ -142,7 +142,8 @@ class _Injection:
     async def run(self) -> Response:
         fault, inner = self._fault, self._transport.inner
         if self._delay:
-            await self._sleep_before_head(self._delay)
+            before_head = fault.failure_phase in (None, "headers", "body")
+            await self.pause("headers" if before_head else "connect", self._delay)
         if fault.status is not None:
             fields = {"Content-Length": "0"}
             if fault.retry_after is not None:
@@ -159,26 +160,13 @@ class _Injection:
             return response
         return pass_on(response, _FaultyBody(response, self, fault, self._cut_after))
 
-    async def _sleep_before_head(self, seconds: float) -> None:
-        if self._fault.failure_phase in (None, "headers", "body"):
-            self._attempt.bytes_sent = sent_size(self._request)
-            self._attempt.begin("headers")
-        else:
-            self._attempt.begin("connect")
-        await self.wait(anyio.sleep(seconds))
-
-    async def pause(self, seconds: float) -> None:
-        """Silence between two pieces of the body."""
-        self._attempt.response_started = True
-        self._attempt.begin("body")
-        await self.wait(anyio.sleep(seconds))
-
-    async def wait(self, awaitable: Awaitable[None]) -> None:
+    async def pause(self, phase: Phase, seconds: float) -> None:
+        """Silence of the peer."""
         try:
-            await self._attempt.wait(awaitable)
+            await self._call.wait(phase, anyio.sleep(seconds))
         except TransportError as error:
-            self._attempt.describe(error)
-            raise self._placed(error) from error.__cause__
+            error.add_note(self._note)
+            raise
 
     def error(self, response: Response | None = None) -> TransportError:
         """The error of the plan, with the facts of a real one."""
@@ -187,10 +175,7 @@ class _Injection:
         if response is not None:
             error.http_version = response.http_version
             error.connection_reused = bool(response.connection and response.connection.reused)
-        return self._placed(error)
-
-    def _placed(self, error: TransportError) -> TransportError:
-        place(error, self._request, self._transport.capabilities.name, self._started)
+        place(error, self._request, self._transport.capabilities.name, self._call.started)
         error.add_note(self._note)
         return error
 
@@ -209,7 +194,7 @@ class _FaultyBody(PassedBody):
 
     async def read(self) -> bytes:
         if self._pause:
-            await self._injection.pause(self._pause)
+            await self._injection.pause("body", self._pause)
         if not self._fails_at_once:
             self._rest = self._rest or await super().read()
         if self._fails_at_once or (self._left == 0 and self._rest):

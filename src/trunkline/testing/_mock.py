@@ -15,8 +15,10 @@ from trunkline import (
     PoolSnapshot,
     Request,
     Response,
+    Timeouts,
     TransportClosed,
 )
+from trunkline.testing._timed import TimedCall, timed
 
 Answer: TypeAlias = Response | tuple[int, dict[str, str], bytes]
 Handler: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
@@ -28,6 +30,10 @@ class MockTransport:
     Args:
         handler: called with the `Request`, plain or async; returns a `Response`, or a tuple of
             status code, headers and body bytes. What it raises, `send` raises.
+        timeouts: as in `TransportConfig`. An async handler that takes longer than `headers` (from
+            the call on; where the request's body is a stream, which is the handler's to read, only
+            `total` counts) is cancelled and `HeadersTimeout` raised; `read` bounds each piece of a
+            body that an iterable produces, and `total` all of it.
 
     Attributes:
         requests: what was sent, in order.
@@ -35,19 +41,26 @@ class MockTransport:
 
     capabilities = Capabilities(name="mock", trio=True)
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, timeouts: Timeouts | None = None) -> None:
         self._handler = handler
+        self._timeouts = timeouts or Timeouts()
         self.requests: list[Request] = []
         self._closed = False
 
     async def send(self, request: Request) -> Response:
-        """Call the handler. Raises `TransportClosed` after `aclose`."""
+        """Call the handler.
+
+        Raises:
+            TransportClosed: after `aclose`.
+            HeadersTimeout, DeadlineExceeded: the handler took too long.
+        """
         if self._closed:
             raise TransportClosed("the transport is closed")
         self.requests.append(request)
+        call = TimedCall(request, self._timeouts, self.capabilities.name)
         answer = self._handler(request)
         if inspect.isawaitable(answer):
-            answer = await answer
+            answer = await call.wait("headers" if request.is_rewindable else "request", answer)
         if isinstance(answer, Response):
             response = answer
         else:
@@ -55,6 +68,7 @@ class MockTransport:
             response = Response(status_code, headers=headers, content=body)
         if response.request is None:
             response.request = request
+        response._stream = timed(response._stream, call)  # pyright: ignore[reportPrivateUsage]
         return response
 
     async def warm(self, url: str, connections: int = 1) -> int:

@@ -13,7 +13,15 @@ from typing import Literal, TypeAlias, cast
 
 from multidict import CIMultiDict
 
-from trunkline import PoolSnapshot, Request, Response, Transport, TransportClosed, TransportError
+from trunkline import (
+    PoolSnapshot,
+    Request,
+    Response,
+    Timeouts,
+    Transport,
+    TransportClosed,
+    TransportError,
+)
 from trunkline._urls import Target
 from trunkline.testing._cassette import (
     Cassette,
@@ -28,6 +36,7 @@ from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
 from trunkline.testing._received import Chunks, check_piece, end, receive, with_content
 from trunkline.testing._redaction import Redaction, Redactor
 from trunkline.testing._replaying import ASPECTS, Player, redact
+from trunkline.testing._timed import TimedCall, timeouts_of
 
 _LENGTH = "content-length"
 
@@ -38,8 +47,9 @@ class RecordingTransport(PassingTransport):
     """A `Transport` that passes requests to `inner` and writes the exchanges to a file.
 
     The file is written anew, all at once, after each exchange. Secrets are taken out before that.
-    Bodies are recorded decoded, and handed on decoded, so that a replay is the same as the
-    recording; `Content-Encoding` and the length of the encoded body are left out. A streamed
+    Bodies are recorded decoded, so that a secret in them is found, and a response's is handed on
+    decoded, so that a replay is the same as the recording; `Content-Encoding` and the length of the
+    encoded body are left out. A streamed
     request body is sent as it is produced, unless there is a recording that may match it: then it
     is read to its end first.
 
@@ -52,7 +62,9 @@ class RecordingTransport(PassingTransport):
         match: as of `ReplayTransport`.
         redaction: what is secret.
         pace: record how long was waited for the head and for each piece of a body; in replaying,
-            wait as long.
+            wait as long, but no longer than the deadlines allow.
+        timeouts: that hold in replaying; None for those of `inner` where it tells them, else the
+            defaults. A request's own count too.
 
     Raises:
         ValueError: the file is not a cassette.
@@ -67,6 +79,7 @@ class RecordingTransport(PassingTransport):
         match: Collection[Aspect] | Matcher = ASPECTS,
         redaction: Redaction | None = None,
         pace: bool = False,
+        timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__(inner)
         if mode not in ("none", "once", "new", "all"):
@@ -75,6 +88,7 @@ class RecordingTransport(PassingTransport):
         self._redaction = redaction or Redaction()
         self._player = Player(cassette, Matching(match), self._redaction, pace=pace)
         self._pace = pace
+        self._timeouts = timeouts or timeouts_of(inner)
         self._mode = mode
         self._takes: list[_Take] = []
         self._is_closed = False
@@ -96,10 +110,11 @@ class RecordingTransport(PassingTransport):
             raise TransportClosed("the transport is closed")
         if self.is_recording and not self._player.cassette.entries:
             return await self._record(request)
-        received = await receive(request)
+        call = TimedCall(request, self._timeouts, self.capabilities.name)
+        received = await call.wait("request", receive(request))
         entry = self._player.find(received)
         if entry is not None:
-            return await self._player.play(entry, request, self.capabilities.name)
+            return await self._player.play(entry, request, self.capabilities.name, call)
         if not self.is_recording:
             raise self._player.refuse(received, f"mode {self._mode!r}")
         return await self._record(request, Chunks([received.body]))
@@ -236,7 +251,7 @@ class _Take:
         )
 
     def _body(self) -> Entry:
-        chunks = self._redactor.chunks(self._chunks)
+        chunks = self._redactor.chunks(self._chunks, self._headers.get("Content-Type", ""))
         has_length = "Content-Length" in self._headers
         if has_length and chunks != self._chunks:
             self._headers["Content-Length"] = str(sum(map(len, chunks)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -15,18 +16,28 @@ import anyio.lowlevel
 
 from trunkline import (
     Capabilities,
+    DecodeError,
     InvalidRequest,
     PoolSnapshot,
     Request,
     Response,
+    Timeouts,
     TransportClosed,
 )
+from trunkline._bodies import IterableStream
 from trunkline.testing._cassette import Cassette, Entry, load_body, load_error, load_headers
 from trunkline.testing._matching import Aspect, Matcher, Matching
-from trunkline.testing._received import ReceivedRequest, UnexpectedRequest, receive
+from trunkline.testing._received import (
+    ReceivedRequest,
+    UnexpectedRequest,
+    receive,
+    with_content,
+)
 from trunkline.testing._redaction import Redaction, Redactor
+from trunkline.testing._timed import TimedBody, TimedCall
 
 ASPECTS: tuple[Aspect, ...] = ("method", "url", "body")
+_OF_THE_CODING = ("content-encoding", "content-length")
 
 
 class Player:
@@ -67,24 +78,23 @@ class Player:
         lines.append('  to record it: mode="new", or --trunkline-record=new for pytest')
         return UnexpectedRequest("\n".join(lines))
 
-    async def play(self, entry: Entry, request: Request, backend: str) -> Response:
+    async def play(self, entry: Entry, request: Request, backend: str, call: TimedCall) -> Response:
         """The response again, or the error."""
-        started = monotonic()
         await anyio.lowlevel.checkpoint()
         if self._pace:
-            await anyio.sleep(entry.get("wait", 0.0))
+            await call.wait("headers", anyio.sleep(entry.get("wait", 0.0)))
         if "error" in entry:
             raise load_error(entry["error"], request, backend)
         response = entry["response"]
         body = response.get("body", {"text": ""})
-        pieces = _Recorded(body, request, backend, started, pace=self._pace)
+        pieces = _Recorded(body, request, backend, call.started, pace=self._pace)
         return Response(
             response["status"],
             headers=load_headers(response["headers"]),
             reason_phrase=response.get("reason_phrase"),
             http_version=response["http_version"],
-            content=pieces,
             request=request,
+            stream=TimedBody(IterableStream(pieces), call),
         )
 
 
@@ -119,14 +129,16 @@ class _Recorded(AsyncIterator[bytes]):
 class ReplayTransport:
     """A `Transport` that answers from a cassette and from nothing else.
 
-    Chunk boundaries are those recorded, and so are errors, with their facts. Deadlines do not hold.
+    Chunk boundaries are those recorded, and so are errors, with their facts.
 
     Args:
         path: of a cassette that `RecordingTransport` has written.
         match: in which aspects a request has to be the recorded one: "method", "url", "host",
             "path", "query", "body"; or a function of the recorded and the sent request.
         redaction: the one it was recorded with.
-        pace: wait as long as was waited then, if that was recorded.
+        pace: wait as long as was waited then, if that was recorded; no longer than the deadlines
+            `headers`, `read` and `total` allow.
+        timeouts: as in `TransportConfig`.
 
     Raises:
         ValueError: the file is not a cassette.
@@ -141,7 +153,9 @@ class ReplayTransport:
         match: Collection[Aspect] | Matcher = ASPECTS,
         redaction: Redaction | None = None,
         pace: bool = False,
+        timeouts: Timeouts | None = None,
     ) -> None:
+        self._timeouts = timeouts or Timeouts()
         self._player = Player(Cassette(path), Matching(match), redaction or Redaction(), pace=pace)
         self._is_closed = False
 
@@ -153,11 +167,12 @@ class ReplayTransport:
             TransportError: that is what was recorded; or the transport is closed.
         """
         self._check_open()
-        received = await receive(request)
+        call = TimedCall(request, self._timeouts, self.capabilities.name)
+        received = await call.wait("request", receive(request))
         entry = self._player.find(received)
         if entry is None:
             raise self._player.refuse(received, "it is only replayed")
-        return await self._player.play(entry, request, self.capabilities.name)
+        return await self._player.play(entry, request, self.capabilities.name, call)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -181,13 +196,27 @@ class ReplayTransport:
 
 
 def redact(request: ReceivedRequest, redactor: Redactor) -> ReceivedRequest:
-    """`request` without its secrets."""
+    """`request` without its secrets, and without the coding that would hide them."""
+    request = _decoded(request)
     # Headers first: what they hold is taken out of the rest as well.
     fields = [(name, redactor.header(name, value)) for name, value in request.headers.items()]
-    is_form = "x-www-form-urlencoded" in request.headers.get("Content-Type", "")
     content: Any = request.content
     if content is not None:
-        (content,) = redactor.chunks([request.body], is_form=is_form)
+        (content,) = redactor.chunks([request.body], request.headers.get("Content-Type", ""))
         fields = [pair for pair in fields if pair[0].lower() != "content-length"]
     url = redactor.text(f"{request.origin}{request.path}")
     return ReceivedRequest(request.method, url, headers=fields, content=content)
+
+
+def _decoded(request: ReceivedRequest) -> ReceivedRequest:
+    """`request` with its body decoded as far as it goes, if its coding is known."""
+    from trunkline.decode import make_decoder
+
+    pieces: list[bytes] = []
+    with suppress(DecodeError):
+        decoder = make_decoder(request.headers.get("Content-Encoding"))
+        if decoder is None:
+            return request
+        pieces.extend(decoder.feed(request.body))
+    fields = [pair for pair in request.headers.items() if pair[0].lower() not in _OF_THE_CODING]
+    return with_content(request, b"".join(pieces), fields)

@@ -215,7 +215,10 @@ class Router:
 
     @property
     def transport(self) -> MockTransport:
-        """A new transport on this router: a client closes the one it was given."""
+        """A new transport on this router: a client closes the one it was given.
+
+        `MockTransport(router, timeouts=...)` is one with deadlines other than the defaults.
+        """
         return MockTransport(self)
 
     async def __call__(self, request: Request) -> Response:

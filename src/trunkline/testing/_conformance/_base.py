@@ -152,6 +152,11 @@ class Rig:
         (request,) = self.server.requests
         return request
 
+    def expect_closed(self, **reasons: int) -> None:
+        """The snapshot has to say why connections were closed, unless the pool is a library's."""
+        if self.transport.capabilities.pooled:
+            assert self.transport.snapshot().closed == reasons
+
     async def until_received(self, count: int = 1) -> None:
         """Wait until the heads of `count` requests have arrived."""
         await until(lambda: len(self.server.requests) >= count)

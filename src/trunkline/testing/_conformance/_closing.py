@@ -37,7 +37,6 @@ class Closing(Conformance):
         async with self.transport() as transport:
             await transport.aclose()
 
-    @needs("pooled")
     async def test_close_leaves_no_socket(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             answers = [await rig.send() for _ in range(3)]
@@ -46,9 +45,8 @@ class Closing(Conformance):
             await rig.transport.aclose()
 
             await until(lambda: all(each.client_closed for each in rig.server.conversations))
-            now = rig.transport.snapshot()
-            assert counts(now) == (0, 0, 0, 0, 0)
-            assert now.closed == {"shutdown": 3}
+            assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
+            rig.expect_closed(shutdown=3)
 
     async def test_sending_after_close_is_an_error(self) -> None:
         async with self.rig(serve(PAGE)) as rig:

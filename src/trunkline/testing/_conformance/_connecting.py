@@ -19,7 +19,7 @@ from trunkline._errors import (
     TransportError,
 )
 from trunkline.testing._certificates import Certificate, Certificates
-from trunkline.testing._conformance._base import Conformance, Rig
+from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import closed_port, counts, unanswering_port
 from trunkline.testing._promises import keeps
 from trunkline.testing._script import close, hold, response, rst, send, serve
@@ -164,6 +164,43 @@ class Connecting(Conformance):
             async with self.rig(serve(PAGE), context=context, tls=tls) as rig:
                 assert (await rig.fetch()).content == b"page"
                 assert rig.server.conversations[0].client_certificate
+
+    @keeps(10)
+    @needs("tls_context")
+    async def test_a_context_says_whom_to_trust_and_what_to_show(self) -> None:
+        with Certificates() as certificates:
+            context = certificates.server_context(require_client_certificate=True)
+            given = certificates.client_context(certificates.client())
+            async with self.rig(serve(PAGE), context=context, tls=Tls(context=given)) as rig:
+                for _ in range(3):
+                    assert (await rig.fetch()).content == b"page"
+
+                assert rig.server.connections == 1
+                assert rig.server.conversations[0].client_certificate
+
+    @needs("tls_context")
+    async def test_a_context_that_does_not_trust_the_server_is_a_certificate_error(self) -> None:
+        given = ssl.create_default_context()
+        async with self.secure_rig(serve(PAGE), tls=Tls(context=given)) as rig:
+            with pytest.raises(CertificateError) as caught:
+                await rig.fetch()
+
+            assert caught.value.phase == "tls"
+            _expect_unsent(caught.value, rig)
+
+    @keeps(10)
+    @needs("tls_context")
+    @pytest.mark.parametrize("offered", [(), ("http/1.1",)], ids=["nothing", "http1"])
+    async def test_what_a_context_offers_by_alpn_is_not_changed(
+        self, offered: tuple[str, ...]
+    ) -> None:
+        with Certificates() as certificates:
+            given = certificates.client_context(alpn=offered)
+            context = certificates.server_context(alpn=("h2", "http/1.1"))
+            async with self.rig(serve(PAGE), context=context, tls=Tls(context=given)) as rig:
+                assert (await rig.fetch()).content == b"page"
+
+                assert rig.server.conversations[0].alpn == (offered[0] if offered else None)
 
     async def test_a_missing_client_certificate_is_an_error(self) -> None:
         with Certificates() as certificates:

@@ -16,7 +16,7 @@ from trunkline._errors import (
     RemoteProtocolError,
     TransportError,
 )
-from trunkline.testing._conformance._base import TIMEOUTS, Conformance, Rig, needs
+from trunkline.testing._conformance._base import TIMEOUTS, Conformance, Rig
 from trunkline.testing._conformance._helpers import counts
 from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
@@ -190,7 +190,6 @@ class Failing(Conformance):
         async with self.rig([expect_request(), *steps], serve(PAGE)) as rig:
             await _fails(rig, LimitExceeded)
 
-    @needs("pooled")
     async def test_interim_responses_without_end_are_an_error(self) -> None:
         interim = response(102, framing="none")
         timeouts = TIMEOUTS.model_copy(update={"headers": 2.0})

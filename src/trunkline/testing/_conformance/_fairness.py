@@ -134,7 +134,6 @@ class Fairness(Conformance):
 
     # -- what is told ------------------------------------------------------------------------------
 
-    @needs("pooled")
     async def test_a_call_that_is_refused_is_told_the_numbers(self) -> None:
         limits = Limits(max_connections=2, max_waiting=3)
         async with self.rig(serve(PAGE), limits=limits) as rig:
@@ -152,7 +151,6 @@ class Fairness(Conformance):
             assert re.search(r"\b3 calls waiting", told)
             assert re.search(r"max_connections 2\b", told)
 
-    @needs("pooled")
     async def test_a_call_that_waited_in_vain_is_told_the_numbers(self) -> None:
         limits, timeouts = Limits(max_connections=2), Timeouts(pool=0.1)
         async with self.rig(serve(PAGE), limits=limits, timeouts=timeouts) as rig:

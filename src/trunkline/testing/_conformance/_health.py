@@ -13,7 +13,7 @@ import pytest
 from trunkline._config import Limits, Timeouts
 from trunkline._contract import PoolSnapshot
 from trunkline._errors import PoolTimeout
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import info, until
 from trunkline.testing._script import (
     expect_request,
@@ -33,7 +33,6 @@ FOUR = Limits(max_connections=4)
 
 class Health(Conformance):
     promise = 15
-    part_needs = ("pooled",)
 
     # -- what it counts ----------------------------------------------------------------------------
 
@@ -69,6 +68,7 @@ class Health(Conformance):
 
             assert rig.transport.snapshot().waited == 0
 
+    @needs("pooled")
     async def test_the_numbers_agree_at_every_moment_of_a_storm(self) -> None:
         limits = Limits(max_connections=6, max_keepalive_connections=3)
         chance = random.Random(11)
@@ -96,6 +96,7 @@ class Health(Conformance):
 
     # -- where the time went -----------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_timings_of_a_call_tell_every_step(self) -> None:
         script = [expect_request(), pause(0.05), send(PAGE[:-1]), pause(0.05), send(PAGE[-1:])]
         cut_short = [expect_request(), send(PAGE[:-1]), hold()]
@@ -112,6 +113,7 @@ class Health(Conformance):
             assert 0.14 <= sum(steps) <= total + 0.001
             assert sum(steps) >= total / 2
 
+    @needs("pooled")
     async def test_the_time_it_takes_to_send_is_told_apart(self) -> None:
         async def produce() -> AsyncIterator[bytes]:
             yield b"one"
@@ -127,6 +129,7 @@ class Health(Conformance):
             assert 0.09 <= took.send <= took.total - 0.09
             assert 0.09 <= took.wait <= took.total - 0.09
 
+    @needs("pooled")
     async def test_a_response_tells_the_age_of_its_connection(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             first = info(await rig.fetch())
@@ -138,6 +141,7 @@ class Health(Conformance):
 
     # -- what it warns of --------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_connection_is_no_younger_than_nothing_to_a_call_that_waited_for_it(
         self,
     ) -> None:
@@ -177,6 +181,7 @@ class Health(Conformance):
             (line,) = _warnings(caplog)
             assert "1 of 4" in line
 
+    @needs("pooled")
     async def test_connections_being_opened_count_as_used(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from trunkline._config import Limits
-from trunkline.testing._conformance._base import Conformance, Rig
+from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import counts, until
 from trunkline.testing._script import (
     answer,
@@ -33,10 +33,10 @@ ENDS: dict[str, Step] = {"fin": fin(), "rst": rst()}
 
 class Lifetimes(Conformance):
     promise = 13
-    part_needs = ("pooled",)
 
     # -- age ---------------------------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_connection_that_gets_too_old_in_use_ends_with_its_exchange(self) -> None:
         script = [expect_request(), send(PAGE[:-2]), wait("old"), send(PAGE[-2:]), *serve(PAGE)]
         async with self.rig(script, limits=Limits(max_connection_age=0.05)) as rig:
@@ -50,6 +50,7 @@ class Lifetimes(Conformance):
             assert (now.open, now.closed) == (0, {"aged": 1})
             await rig.until_client_closed()
 
+    @needs("pooled")
     async def test_an_idle_connection_that_gets_too_old_is_closed_though_nobody_calls(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connection_age=0.1)) as rig:
             await rig.fetch()
@@ -65,18 +66,19 @@ class Lifetimes(Conformance):
             await rig.fetch()
 
             await rig.until_client_closed()
-            now = rig.transport.snapshot()
-            assert (now.open, now.closed) == (0, {"expired": 1})
+            assert rig.transport.snapshot().open == 0
+            rig.expect_closed(expired=1)
             assert len(rig.server.requests) == 1
 
     async def test_an_expiry_of_zero_keeps_nothing(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0)) as rig:
             await rig.fetch()
 
-            now = rig.transport.snapshot()
-            assert (now.open, now.closed) == (0, {"expired": 1})
+            assert rig.transport.snapshot().open == 0
+            rig.expect_closed(expired=1)
             await rig.until_client_closed()
 
+    @needs("pooled")
     async def test_a_warm_connection_expires_too(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0.05)) as rig:
             await rig.transport.warm(rig.url())
@@ -88,6 +90,7 @@ class Lifetimes(Conformance):
 
     # -- what the server says of it ----------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_connection_is_not_used_when_the_server_may_be_about_to_close_it(self) -> None:
         hint = response(200, b"page", ("Connection", "keep-alive"), ("Keep-Alive", "timeout=1"))
         async with self.rig(serve(hint)) as rig:
@@ -103,6 +106,7 @@ class Lifetimes(Conformance):
     @pytest.mark.parametrize(
         "hint", ["timeout=0", "max=100, timeout=0", 'Timeout = "0"'], ids=["only", "last", "quoted"]
     )
+    @needs("pooled")
     async def test_a_keep_alive_of_no_time_ends_the_connection(self, hint: str) -> None:
         async with self.rig(serve(response(200, b"page", ("Keep-Alive", hint)))) as rig:
             await rig.fetch()
@@ -149,6 +153,7 @@ class Lifetimes(Conformance):
         async with self.secure_rig(farewell, serve(PAGE)) as rig:
             await _is_not_used_again(rig, loop_hears=True)
 
+    @needs("pooled")
     @pytest.mark.parametrize("ending", ENDS)
     async def test_an_end_of_a_warm_connection_that_the_loop_has_not_heard_of_is_noticed(
         self, ending: str
@@ -207,7 +212,8 @@ async def _is_not_used_again(rig: Rig, *, loop_hears: bool) -> None:
 
     assert (await rig.fetch("POST", content=b"second")).content == b"page"
     assert len(used.received) == received
-    assert rig.transport.snapshot().closed == {"ended": 1}
+    assert rig.server.connections == 2
+    rig.expect_closed(ended=1)
 
 
 def _stand_still_until(predicate: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from trunkline._config import Limits, Timeouts
 from trunkline._errors import PoolFull, PoolTimeout
 from trunkline.testing._conformance._base import Call, Conformance, Rig, needs
-from trunkline.testing._conformance._helpers import closed_port, info, until
+from trunkline.testing._conformance._helpers import closed_port, until
 from trunkline.testing._script import expect_request, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
 
@@ -116,25 +116,24 @@ class LimitsHold(Conformance):
             targets = [request.target for request in rig.server.requests]
             assert targets == ["/held", "/waiting", "/newcomer"]
 
-    @needs("pooled")
     async def test_a_freed_connection_goes_to_the_waiting_call(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             held = await rig.send()
             waiting = await _queue(rig, 1)
             await held.aread()
 
-            assert info(await waiting.result()).id == info(held).id
-            assert rig.server.connections == 1
+            await waiting.result()
+            assert (rig.server.connections, len(rig.server.requests)) == (1, 2)
 
-    @needs("pooled")
     async def test_the_slot_of_an_aborted_exchange_goes_to_the_waiting_call(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
             held = await rig.send()
             waiting = await _queue(rig, 1)
             await held.aclose()
 
-            await waiting.result()
-            assert rig.server.connections == 2
+            assert (await waiting.result()).content == b"page"
+            # A library may read what has come already, and use the connection again.
+            assert rig.server.connections == 2 or not self.capabilities().pooled
 
     async def test_the_slot_of_a_failed_connection_attempt_goes_to_the_waiting_call(self) -> None:
         limits = Limits(max_connections=1)
@@ -203,7 +202,6 @@ class LimitsHold(Conformance):
 
     # -- none --------------------------------------------------------------------------------------
 
-    @needs("pooled")
     async def test_none_means_no_limit(self) -> None:
         limits = Limits(max_connections=None, max_keepalive_connections=None)
         async with self.rig(GATED, limits=limits) as rig:
@@ -214,7 +212,9 @@ class LimitsHold(Conformance):
                 await call.result()
 
             now = rig.transport.snapshot()
-            assert (now.idle, now.max_connections, now.utilization) == (120, None, 0.0)
+            assert (now.max_connections, now.utilization) == (None, 0.0)
+            assert now.idle == 120 or not self.capabilities().pooled
+            assert rig.server.connections == 120
 
 
 async def _queue(rig: Rig, place: int, path: str | None = None) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from trunkline.testing._conformance._base import Conformance
 from trunkline.testing._promises import keeps
 from trunkline.testing._script import response, serve
 
+_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "http2": ("http2", {"http2": True}),
     "proxy": ("proxy", {"proxy": "http://127.0.0.1:3128"}),
     "socks": ("proxy", {"proxy": "socks5://127.0.0.1:1080"}),
     "uds": ("uds", {"uds": Path("/run/server")}),
+    "tls_context": ("tls.context", {"tls": Tls(context=_CONTEXT)}),
 }
 
 

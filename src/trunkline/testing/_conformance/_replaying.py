@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trunkline._errors import NetworkError, RemoteDisconnected
-from trunkline.testing._conformance._base import Conformance, Rig
+from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import until
 from trunkline.testing._script import answer, expect_request, fin, response, send, serve, wait
 
@@ -23,8 +23,8 @@ async def _produce() -> AsyncIterator[bytes]:
 
 class Replaying(Conformance):
     promise = 6
-    part_needs = ("pooled",)
 
+    @needs("pooled")
     async def test_an_idempotent_request_is_sent_again_when_a_used_connection_fails(self) -> None:
         async with self.rig(HANGS_UP, serve(PAGE)) as rig:
             await rig.fetch("GET", "/first")
@@ -41,8 +41,10 @@ class Replaying(Conformance):
                 await rig.fetch("POST", "/second", content=b"order")
 
             error = caught.value
-            assert (error.connection_reused, error.attempts) == (True, 1)
-            assert (error.replay, error.request_sent) == ("if_idempotent", True)
+            assert (error.replay, error.attempts) == ("if_idempotent", 1)
+            assert error.request_sent is not False  # it may not be known
+            if self.capabilities().pooled:
+                assert (error.connection_reused, error.request_sent) == (True, True)
             assert [request.target for request in rig.server.requests] == ["/first", "/second"]
 
     @pytest.mark.parametrize(
@@ -50,6 +52,7 @@ class Replaying(Conformance):
         [{"idempotent": True}, {"headers": {"Idempotency-Key": "1"}}],
         ids=["told", "by-header"],
     )
+    @needs("pooled")
     async def test_a_post_that_is_said_to_be_idempotent_is_sent_again(
         self, options: dict[str, Any]
     ) -> None:
@@ -85,9 +88,12 @@ class Replaying(Conformance):
             with pytest.raises(NetworkError) as caught:
                 await rig.fetch("GET", "/second")
 
-            assert (caught.value.response_started, caught.value.replay) == (True, "unsafe")
+            # A library that tells of whole heads only says the same where half a one has come.
+            if self.capabilities().pooled:
+                assert (caught.value.response_started, caught.value.replay) == (True, "unsafe")
             assert len(rig.server.requests) == 2
 
+    @needs("pooled")
     async def test_nothing_is_sent_a_third_time(self) -> None:
         async with self.rig(HANGS_UP, [expect_request(), fin()], serve(PAGE)) as rig:
             await rig.fetch()
@@ -105,6 +111,7 @@ class Replaying(Conformance):
 
             assert len(rig.server.requests) == 2
 
+    @needs("pooled")
     async def test_it_is_sent_again_on_a_connection_that_carried_nothing_yet(self) -> None:
         gated = [expect_request(), wait("both"), send(PAGE), expect_request(), fin()]
         async with self.rig(gated, gated, serve(PAGE)) as rig:

@@ -32,16 +32,15 @@ PAGE = response(200, b"page")
 class Reuse(Conformance):
     promise = 13
 
-    @needs("pooled")
     async def test_calls_one_after_the_other_share_a_connection(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             for _ in range(20):
                 assert (await rig.fetch()).content == b"page"
 
             assert rig.server.connections == 1
-            assert rig.transport.snapshot().reused == 19
+            if self.capabilities().pooled:
+                assert rig.transport.snapshot().reused == 19
 
-    @needs("pooled")
     @pytest.mark.parametrize("framing", ["length", "chunked"])
     async def test_a_body_that_was_read_slowly_leaves_a_good_connection(
         self, framing: Literal["length", "chunked"]
@@ -77,7 +76,9 @@ class Reuse(Conformance):
             await second.aread()
 
             for _ in range(3):
-                assert info(await rig.fetch()).id == info(second).id
+                await rig.fetch()
+
+            assert [len(each.requests) for each in rig.server.conversations] == [1, 4]
 
     async def test_hosts_do_not_share_connections(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
@@ -98,7 +99,6 @@ class Reuse(Conformance):
 
     # -- given back --------------------------------------------------------------------------------
 
-    @needs("pooled")
     async def test_a_body_read_to_its_end_frees_the_connection(self) -> None:
         async with self.rig(serve(PAGE)) as rig, await rig.send() as answered:
             assert rig.transport.snapshot().active == 1
@@ -106,17 +106,19 @@ class Reuse(Conformance):
                 """Read to the end."""
 
             now = rig.transport.snapshot()
-            assert (now.active, now.idle) == (0, 1)
+            assert now.active == 0
+            assert now.idle == 1 or not self.capabilities().pooled
+            await rig.fetch()
+            assert rig.server.connections == 1
 
-    @needs("pooled")
     async def test_early_close_ends_the_connection(self) -> None:
         async with self.rig([answer(PAGE[:-2])], serve(PAGE)) as rig:
             answered = await rig.send()
             await answered.aclose()
 
             await rig.until_client_closed()
-            now = rig.transport.snapshot()
-            assert (now.open, now.closed) == (0, {"aborted": 1})
+            assert rig.transport.snapshot().open == 0
+            rig.expect_closed(aborted=1)
             assert (await rig.fetch()).content == b"page"
 
     async def test_early_close_frees_the_slot(self) -> None:
@@ -127,13 +129,13 @@ class Reuse(Conformance):
 
             assert (await rig.fetch()).content == b"page"
 
-    @needs("pooled")
     async def test_an_unread_body_never_becomes_the_next_answer(self) -> None:
         async with self.rig(serve(lambda request: response(200, request.target.encode()))) as rig:
             await (await rig.send("GET", "/first")).aclose()
 
             assert (await rig.fetch("GET", "/second")).content == b"/second"
-            assert rig.server.connections == 2
+            # A library may read what has come already, and use the connection again.
+            assert rig.server.connections == 2 or not self.capabilities().pooled
 
     # -- not fit any more --------------------------------------------------------------------------
 
@@ -214,7 +216,6 @@ class Reuse(Conformance):
 
     # -- old ---------------------------------------------------------------------------------------
 
-    @needs("pooled")
     async def test_keepalive_expiry_ends_idle_connections(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(keepalive_expiry=0.05)) as rig:
             await rig.fetch()
@@ -222,7 +223,7 @@ class Reuse(Conformance):
             await rig.fetch()
 
             assert rig.server.connections == 2
-            assert rig.transport.snapshot().closed == {"expired": 1}
+            rig.expect_closed(expired=1)
 
     async def test_keepalive_expiry_does_not_end_a_connection_in_use(self) -> None:
         script = [expect_request(), send(PAGE[:-2]), wait("read"), send(PAGE[-2:]), *serve(PAGE)]
@@ -246,17 +247,19 @@ class Reuse(Conformance):
             assert rig.server.connections >= 2
             assert set(rig.transport.snapshot().closed) == {"aged"}
 
-    @needs("pooled")
     @pytest.mark.parametrize("most", [0, 2])
     async def test_max_keepalive_connections_bounds_the_idle_ones(self, most: int) -> None:
+        if most and not self.capabilities().pooled:
+            pytest.skip("a library with a pool of its own bounds the idle ones by host, if at all")
         limits = Limits(max_keepalive_connections=most)
         async with self.rig(serve(PAGE), limits=limits) as rig:
             answers = [await rig.send() for _ in range(4)]
             for answered in answers:
                 await answered.aread()
 
-            now = rig.transport.snapshot()
-            assert (now.idle, now.closed) == (most, {"surplus": 4 - most})
+            assert rig.transport.snapshot().idle == most
+            rig.expect_closed(surplus=4 - most)
+            await until(lambda: rig.server.open_connections == most)
 
     @needs("pooled")
     async def test_of_too_many_idle_connections_the_newest_are_kept(self) -> None:

@@ -77,6 +77,28 @@ class Routes(Conformance):
                 assert proxy.requests[0].target == "http://origin.invalid/"
                 assert proxy.requests[0].all("Proxy-Authorization") == [BASIC]
 
+    @needs("proxy", "tls_context")
+    async def test_a_context_is_for_the_proxy_too(self) -> None:
+        with Certificates() as certificates:
+            tls = Tls(context=certificates.client_context())
+            with ScriptedServer(serve(PAGE), tls=certificates.server_context()) as proxy:
+                url = _at(proxy).replace("http:", "https:")
+                async with self.transport(proxy=url, tls=tls) as transport:
+                    assert (await _get(transport, "http://origin.invalid/")).content == b"page"
+
+    @keeps(9)
+    @needs("proxy", "tls_context", "http2")
+    async def test_a_context_that_offers_http2_is_not_used_for_a_proxy_of_the_environment(
+        self, no_proxy_variables: pytest.MonkeyPatch
+    ) -> None:
+        with Certificates() as certificates:
+            tls = Tls(context=certificates.client_context())
+            with ScriptedServer([tunnel()], tls=certificates.server_context()) as proxy:
+                no_proxy_variables.setenv("http_proxy", _at(proxy).replace("http:", "https:"))
+                async with self.transport(http2=True, trust_env=True, tls=tls) as transport:
+                    with pytest.raises(ProxyError, match=r"tls\.context.*leave http2 out"):
+                        await _get(transport, "http://origin.invalid/")
+
     @keeps(13)
     @needs("proxy")
     async def test_connections_to_a_proxy_are_used_again(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from trunkline._config import Limits
-from trunkline.testing._conformance._base import Conformance
+from trunkline.testing._conformance._base import Conformance, needs
 from trunkline.testing._conformance._helpers import counts, info, until
 from trunkline.testing._script import expect_request, pause, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
@@ -16,7 +16,6 @@ GATED = [expect_request(), wait("head"), send(PAGE[:-4]), wait("body"), send(PAG
 
 class Snapshots(Conformance):
     promise = 15
-    part_needs = ("pooled",)
 
     async def test_a_new_transport_has_opened_nothing(self) -> None:
         async with self.rig(serve(PAGE), limits=Limits(max_connections=7)) as rig:
@@ -26,6 +25,7 @@ class Snapshots(Conformance):
             assert (now.created, now.reused, now.closed, now.origins) == (0, 0, {}, {})
             assert (now.max_connections, now.utilization) == (7, 0.0)
 
+    @needs("pooled")
     async def test_the_snapshot_follows_a_call_from_moment_to_moment(self) -> None:
         async with self.rig(GATED) as rig:
             call = rig.begin()
@@ -40,6 +40,7 @@ class Snapshots(Conformance):
             await answered.aread()
             assert counts(rig.transport.snapshot()) == (1, 0, 1, 0, 0)
 
+    @needs("pooled")
     async def test_a_connection_being_opened_is_counted(self) -> None:
         async with self.rig([wait("never")], limits=Limits(max_connections=2)) as rig:
             call = rig.start(lambda: rig.fetch_url(f"https://127.0.0.1:{rig.server.port}/"))
@@ -80,6 +81,7 @@ class Snapshots(Conformance):
             assert 0.04 <= now.wait_max <= now.wait_total < 10.0
             assert now.wait_total >= 2 * 0.04
 
+    @needs("pooled")
     async def test_every_connection_is_accounted_for(self) -> None:
         limits = Limits(max_keepalive_connections=1)
         async with self.rig(serve(PAGE), limits=limits) as rig:
@@ -94,6 +96,7 @@ class Snapshots(Conformance):
             assert now.closed == {"aborted": 1, "surplus": 1}
             assert rig.server.connections == 3
 
+    @needs("pooled")
     async def test_origins_are_told_apart(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             with ScriptedServer(serve(PAGE)) as other:
@@ -116,6 +119,7 @@ class Snapshots(Conformance):
 
     # -- what a response says ----------------------------------------------------------------------
 
+    @needs("pooled")
     async def test_a_response_says_which_connection_it_came_on(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
             first, second = info(await rig.fetch()), info(await rig.fetch())
@@ -139,6 +143,7 @@ class Snapshots(Conformance):
             assert took.receive >= 0.09
             assert took.wait + took.receive <= took.total < 10.0
 
+    @needs("pooled")
     async def test_timings_of_a_new_connection_tell_its_steps(self) -> None:
         async with self.secure_rig(serve(PAGE)) as rig:
             answered = await rig.fetch_url(f"https://localhost:{rig.server.port}/")
