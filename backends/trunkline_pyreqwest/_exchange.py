@@ -206,6 +206,8 @@ class Call:
         if failure is None and not isinstance(error, TransportError):
             failure = translate(error, in_body=self._has_head, by_proxy=self._by_proxy)
         failure = failure or error
+        if isinstance(failure, trunkline.ConnectTimeout) and not self.request.origin.is_tls:
+            failure.phase = "connect"  # the library does not always say that it was at TCP
         if isinstance(failure, TransportError):
             self.describe(failure)
         return failure
