@@ -10,6 +10,7 @@ import itertools
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from trunkline import Attempt, LimitExceeded, Request, TransportError
 from trunkline_httpx._message import RequestBody
@@ -153,6 +154,10 @@ class Wire:
 
     async def _receive(self, max_bytes: int) -> bytes:
         attempt, stream = self._attempt, self._stream
+        if self.awaits_head and not self._received:
+            # Other callers have their turn, however fast the peer answers. When it has come back
+            # the answer is often there, and nothing has to be registered with the event loop.
+            await anyio.lowlevel.checkpoint()
         data = stream.receive_nowait(max_bytes)
         while data is None:
             await attempt.wait(stream.wait_readable())

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 import httpcore
+import httpcore2
 import httpx
+import httpx2
 import pytest
 import trustme
 from hypothesis import given, strategies as st
@@ -29,6 +31,7 @@ from trunkline import Request, TransportConfig
 from trunkline_httpx import _proxy, _transport
 from trunkline_httpx._connect import interleave, open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
+from trunkline_httpx._family import Family, make_family
 from trunkline_httpx._httpcore import make_transport, unread
 from trunkline_httpx._httpx import HTTPX
 from trunkline_httpx._network import SocketStream, Stream, TLSStream, give_way
@@ -372,10 +375,10 @@ async def test_a_socks_proxys_reply_is_read_to_its_last_byte_and_no_further(repl
 
 @asynccontextmanager
 async def connection_and_peer(
-    kind: socket.SocketKind = socket.SOCK_STREAM,
+    kind: socket.SocketKind = socket.SOCK_STREAM, family: Family = HTTPX
 ) -> AsyncGenerator[tuple[Http1Connection, socket.socket]]:
     async with stream_and_socket(kind) as (stream, peer):
-        connection = Http1Connection(stream, family=HTTPX, cut_short=[])
+        connection = Http1Connection(stream, family=family, cut_short=[])
         yield connection, peer
         connection.close()
 
@@ -435,6 +438,31 @@ async def test_an_upload_that_never_has_to_wait_lets_others_run(
         await connection.exchange(request, Attempt())
         group.cancel_scope.cancel()
     assert turns > 100
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("family", [HTTPX, make_family(httpx2, httpcore2)], ids=["1", "2"])
+async def test_an_answer_that_is_here_at_once_lets_others_run(family: Family) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with (
+        connection_and_peer(family=family) as (connection, peer),
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(count_turns)
+        for number in range(1, 6):
+            peer.send(OK)
+            exchange = await connection.exchange(Request("GET", "http://a.test/"), Attempt())
+            while await exchange.read():
+                pass
+            assert turns >= number - 1  # the counting task may begin with the second of them
+        group.cancel_scope.cancel()
 
 
 @given(
