@@ -17,6 +17,8 @@ from benchmarks.clients import FLOOR, Spec
 Over: TypeAlias = Literal["plain", "tls", "http2", "llm"]
 
 _STREAMS = 100
+_PACES = {"paced": (0.01, 1), "unpaced": (0.0, 1), "bursts": (0.0, 50)}
+"""Seconds between two writes in a stream, and the tokens in each."""
 _HEADERS = tuple(JSON.items())
 
 
@@ -74,18 +76,20 @@ def _small(over: Over, in_flight: int, seconds: float, rounds: int, *clients: st
     )
 
 
-def _stream(pace: float, tokens: int, rounds: int, *clients: str) -> Workload:
-    kind = "paced" if pace else "unpaced"
+def _stream(
+    kind: Literal["paced", "unpaced", "bursts"], tokens: int, rounds: int, *clients: str
+) -> Workload:
+    pace, at_once = _PACES[kind]
     load = Load(
         in_flight=_STREAMS,
         calls=_STREAMS,
         body=_llm.body(tokens),
-        headers=(*_HEADERS, ("x-token-delay", str(pace))),
+        headers=(*_HEADERS, ("x-token-delay", str(pace)), ("x-tokens-at-once", str(at_once))),
         stream=True,
     )
     return Workload(
         name=f"sse-{kind}",
-        title=f"Streams of {tokens} tokens, {kind}",
+        title=f"Streams of {tokens} tokens, {'in ' * (kind == 'bursts')}{kind}",
         over="llm",
         path="",
         loads=(load,),
@@ -158,8 +162,9 @@ def full() -> list[Workload]:
         churn,
         *_shared(0.3, 3, "aiohttp", "pyreqwest"),
         _sdk(0.4, 3),
-        _stream(0.0, 500, 2),
-        _stream(0.01, 500, 1),
+        _stream("bursts", 500, 2),
+        _stream("unpaced", 500, 2),
+        _stream("paced", 500, 1),
     ]
 
 
@@ -178,6 +183,6 @@ def quick() -> list[Workload]:
             for n in (1, 20, 100)
         ),
         *_shared(0.15, 3),
-        _stream(0.0, 250, 2, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream(0.01, 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("paced", 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip

@@ -51,9 +51,7 @@ def config_for(target: Target, backend: str) -> trunkline.TransportConfig:
         backend=backend,
         http2=target.http2,
         limits=trunkline.Limits(
-            max_connections=target.connections,
-            max_keepalive_connections=target.connections,
-            keepalive_expiry=600,
+            max_connections=target.connections, max_keepalive_connections=None, keepalive_expiry=600
         ),
         timeouts=trunkline.Timeouts(pool=120),
         tls=trunkline.Tls(ca_file=Path(target.ca_file) if target.ca_file else None),

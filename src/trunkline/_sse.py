@@ -15,6 +15,7 @@ from trunkline._errors import LimitExceeded
 MAX_EVENT_SIZE = 16 * 1024 * 1024
 
 _BLANK = b"\n\n"
+_EVENT, _DATA, _BETWEEN = "event: ", "data: ", "\n\ndata: "
 _BOM = b"\xef\xbb\xbf"
 # A longer number of milliseconds is no time anyone waits, and int() itself refuses 4,301 digits.
 _MAX_RETRY_DIGITS = 18
@@ -108,13 +109,28 @@ class SSEDecoder:
 
     def _feed_whole(self, chunk: bytes, events: list[ServerSentEvent]) -> None:
         """Events that are here from beginning to end: nearly all are one line of data."""
-        last_id = self._id
-        for text in str(chunk, "utf-8", "replace").split("\n\n"):
-            if text.startswith("data: ") and "\n" not in text:
-                events.append(_new(ServerSentEvent, ("message", text[6:], last_id, None)))
-            elif text:
-                events += self._feed_lines(f"{text}\n\n".encode())
-                last_id = self._id
+        text, last_id = str(chunk, "utf-8", "replace"), self._id
+        if text.startswith(_DATA):
+            lines = text[len(_DATA) :].split(_BETWEEN)
+            if text.count("\n") == 2 * (len(lines) - 1):
+                events += [
+                    _new(ServerSentEvent, ("message", line, last_id, None)) for line in lines
+                ]
+                return
+        for each in text.split("\n\n"):
+            self._feed_event(each, events)
+
+    def _feed_event(self, text: str, events: list[ServerSentEvent]) -> None:
+        """One event without its blank line; many name their type before their line of data."""
+        kind = ""
+        fields = text
+        if text.startswith(_EVENT):
+            kind, _, fields = text[len(_EVENT) :].partition("\n")
+        if fields.startswith(_DATA) and "\n" not in fields:
+            data = fields[len(_DATA) :]
+            events.append(_new(ServerSentEvent, (kind or "message", data, self._id, None)))
+        elif text:
+            events += self._feed_lines(f"{text}\n\n".encode())
 
     def _feed_lines(self, chunk: bytes) -> list[ServerSentEvent]:
         events: list[ServerSentEvent] = []

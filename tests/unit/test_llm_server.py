@@ -442,6 +442,21 @@ def test_tokens_come_as_slowly_as_asked(client: httpx.Client) -> None:
     assert time.monotonic() - began >= 2 * 3 * 0.02
 
 
+def test_tokens_come_so_many_at_once(server: LLMServer) -> None:
+    body = json.dumps(chat(max_tokens=7, stream=True)).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: llm.test\r\nx-tokens-at-once: 3\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(head.encode() + body)
+        with sock.makefile("rb") as answer:
+            _, _, chunks = answer.read().partition(b"\r\n\r\n")
+
+    tokens = [chunk.count(b'"content":') for chunk in chunks.split(b"\n\n\r\n")]
+    assert tokens[1:4] == [3, 3, 1]
+
+
 def test_answers_do_not_wait_for_the_acknowledgement_of_their_heads(client: httpx.Client) -> None:
     began = time.monotonic()
     for _ in range(50):
@@ -454,6 +469,13 @@ def test_a_bad_delay_is_a_400(client: httpx.Client, delay: str) -> None:
     answer = client.post("/v1/chat/completions", json=chat(), headers={"x-token-delay": delay})
     assert answer.status_code == 400
     assert "x-token-delay" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "many"])
+def test_a_bad_number_of_tokens_at_once_is_a_400(client: httpx.Client, count: str) -> None:
+    answer = client.post("/v1/chat/completions", json=chat(), headers={"x-tokens-at-once": count})
+    assert answer.status_code == 400
+    assert "x-tokens-at-once" in answer.json()["error"]["message"]
 
 
 def test_rate_limit_refuses_the_next_requests_of_the_api(

@@ -20,7 +20,7 @@ from trunkline.testing._llm.answer import Answer, Shape
 from trunkline.testing._llm.anthropic import CountRequest, MessagesRequest
 from trunkline.testing._llm.chat import ChatRequest
 from trunkline.testing._llm.counts import Call, Counts as Counts, Tally
-from trunkline.testing._llm.errors import Refusals, check_delay, invalid, refuse_for
+from trunkline.testing._llm.errors import Refusals, check_count, check_delay, invalid, refuse_for
 from trunkline.testing._llm.google import GenerateRequest
 from trunkline.testing._llm.library import (
     EmbeddingsRequest,
@@ -57,7 +57,8 @@ class LLMApp:
       UTF-8), `http_version`, `client_port`.
 
     A request may ask for special treatment by header: `x-token-delay` (seconds, instead of the
-    constructor's), and, on every path, `x-fail-status` (answer with this status and no more).
+    constructor's), `x-tokens-at-once` (how many of a stream come in one write, after one such
+    delay), and, on every path, `x-fail-status` (answer with this status and no more).
     Errors come in the shape of the API that was asked.
 
     Args:
@@ -155,13 +156,13 @@ class LLMApp:
         refuse = refuse_for(request)
         try:
             shape = self._shaped(kind.model_validate_json(await request.body()), scope)
-            delay = self._delay_of(request)
+            delay, at_once = self._pace_of(request)
         except ValidationError as error:
             await invalid(refuse, error)(scope, receive, send)
         except ValueError as error:
             await refuse(400, str(error))(scope, receive, send)
         else:
-            await Answer(shape, delay, self.tally).run(scope, receive, send)
+            await Answer(shape, delay, at_once, self.tally).run(scope, receive, send)
 
     def _shaped(
         self,
@@ -174,9 +175,10 @@ class LLMApp:
         path = scope["path_params"]
         return asked.shape(path["model"], number, stream=path["verb"] == "streamGenerateContent")
 
-    def _delay_of(self, request: Request) -> float:
+    def _pace_of(self, request: Request) -> tuple[float, int]:
         asked = request.headers.get("x-token-delay")
-        return self.token_delay if asked is None else check_delay("x-token-delay", asked)
+        delay = self.token_delay if asked is None else check_delay("x-token-delay", asked)
+        return delay, check_count("x-tokens-at-once", request.headers.get("x-tokens-at-once", "1"))
 
     async def _stats(self, _request: Request) -> Response:
         return JSONResponse(asdict(self.tally.snapshot()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import anyio
@@ -52,11 +53,13 @@ class Answer:
     Args:
         delay: seconds of silence before each token; an answer that is not streamed comes after the
             sum of them.
+        at_once: how many tokens of a stream come in one write, after one silence.
     """
 
-    def __init__(self, shape: Shape, delay: float, tally: Tally) -> None:
+    def __init__(self, shape: Shape, delay: float, at_once: int, tally: Tally) -> None:
         self._shape = shape
         self._delay = delay
+        self._at_once = at_once
         self._tally = tally
         self._finished = False
 
@@ -89,9 +92,10 @@ class Answer:
         shape = self._shape
         await send(_stream_head(shape))
         await send(_part(shape.opening()))
-        for event in shape.pieces():
+        pieces = shape.pieces()
+        while events := b"".join(islice(pieces, self._at_once)):
             await anyio.sleep(self._delay)
-            await send(_part(event))
+            await send(_part(events))
         self._finished = True
         await send(_part(shape.closing(), more=False))
 

@@ -167,3 +167,14 @@ def check_delay(name: str, value: float | str) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{name}: {seconds} is not a finite number of seconds, zero or more")
     return seconds
+
+
+def check_count(name: str, value: str) -> int:
+    """`value` as a number of things.
+
+    Raises:
+        ValueError: it is not a whole number, one or more.
+    """
+    if not (value.isdecimal() and value.isascii() and len(value) < 7 and int(value)):
+        raise ValueError(f"{name}: it is not a whole number from 1 to 999999")
+    return int(value)
