@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from trunkline import Attempt, Phase, Request
 from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
-from trunkline_aiohttp._buffer import Buffered
 from trunkline_aiohttp._exchange import peer_name
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ _SLICE = 262144  # bytes of a body, after which other tasks have a turn
 _ENDED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR  # RDHUP is Linux's
 
 
-class Http2Connection(Buffered):
+class Http2Connection(asyncio.Protocol):
     """Implements `trunkline.Connection`. It takes the transport over from `handler`."""
 
     http_version = "HTTP/2"
@@ -42,7 +41,6 @@ class Http2Connection(Buffered):
         assert transport is not None
         self._opened = opened
         self._handler = handler
-        self.buffer = handler.buffer
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self.peer = peer_name(transport.get_extra_info("peername"))

@@ -33,7 +33,6 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 from trunkline.tcp import limit_unsent
-from trunkline_aiohttp._buffer import Buffered, make_buffer
 
 if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
@@ -56,7 +55,7 @@ on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
 """Called when a socket has been connected and its TLS handshake, if any, is about to begin."""
 
 
-class Handler(ResponseHandler, Buffered):
+class Handler(ResponseHandler):
     """aiohttp's protocol, made to tell what it knows, and to do no more than an exchange needs.
 
     Until `hand_over` it is aiohttp's own: a proxy may have to be talked to. From then on:
@@ -71,9 +70,8 @@ class Handler(ResponseHandler, Buffered):
       an end of TLS without close_notify.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.buffer = buffer
         self._is_ours = False
         self.is_idle = False
         self.delivery: Delivery | None = None
@@ -384,16 +382,16 @@ def make_connector(
         enable_cleanup_closed=NEEDS_CLEANUP_CLOSED,
         socket_factory=_make_socket,
     )
-    connector._factory = partial(make_handler, make_buffer())  # type: ignore[assignment]
+    connector._factory = make_handler  # type: ignore[assignment]
     return connector
 
 
-def make_handler(buffer: memoryview) -> Handler:
+def make_handler() -> Handler:
     """What the connector makes for each connection."""
     notify = on_protocol_made.get()
     if notify is not None:
         notify()
-    return Handler(asyncio.get_running_loop(), buffer)
+    return Handler(asyncio.get_running_loop())
 
 
 def _make_socket(info: tuple[Any, ...]) -> socket.socket:
@@ -470,14 +468,11 @@ def _after_failure(sockets: list[socket.socket], task: asyncio.Task[Opened]) -> 
                 one.detach()
 
 
-async def open_unix_socket(
-    connector: aiohttp.TCPConnector, path: str, tls: ssl.SSLContext | None, host: str
-) -> Handler:
-    """Dial a Unix socket, for a protocol as the connector's. aiohttp's own knows no TLS."""
-    made: Callable[[], Handler] = connector._factory  # type: ignore[assignment]
+async def open_unix_socket(path: str, tls: ssl.SSLContext | None, host: str) -> Handler:
+    """Dial a Unix socket. aiohttp's `UnixConnector` knows no TLS."""
     loop = asyncio.get_running_loop()
     server_hostname = None if tls is None else host
     _, handler = await loop.create_unix_connection(
-        made, path, ssl=tls, server_hostname=server_hostname
+        make_handler, path, ssl=tls, server_hostname=server_hostname
     )
     return handler

@@ -95,8 +95,7 @@ class _AiohttpDialer:
         token = on_protocol_made.set(_Steps(dial, proxied=proxy is not None, tls=origin.is_tls))
         try:
             if self._config.uds is not None:
-                path = str(self._config.uds)
-                protocol = await open_unix_socket(self._connector, path, tls, origin.host)
+                protocol = await open_unix_socket(str(self._config.uds), tls, origin.host)
             else:
                 opened = await open_socket(
                     self._connector, str(origin), addresses, tls, proxy, proxy_tls

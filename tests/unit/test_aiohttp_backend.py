@@ -29,7 +29,6 @@ from trunkline import Origin, TransportError
 from trunkline.pool._watch import Steps
 from trunkline.proxy import Proxy
 from trunkline.tcp import Delivery
-from trunkline_aiohttp._buffer import make_buffer
 from trunkline_aiohttp._protocol import Handler, make_connector, on_protocol_made, open_socket
 from trunkline_aiohttp._translate import (
     DURING_EXCHANGE,
@@ -80,7 +79,7 @@ class Transport(asyncio.Transport):
 
 
 def connected() -> tuple[Handler, Transport]:
-    handler, transport = Handler(asyncio.get_running_loop(), make_buffer()), Transport()
+    handler, transport = Handler(asyncio.get_running_loop()), Transport()
     handler.connection_made(transport)
     handler.hand_over(Delivery(None))
     return handler, transport
@@ -559,33 +558,6 @@ async def test_a_connection_runs_on_our_protocol_and_closes_its_socket() -> None
         handler.force_close()
         opened.close()
         await asyncio.wait_for(ended.wait(), 5)
-
-
-async def test_asyncio_reads_into_the_memory_that_connections_share() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await reader.read(100))
-        await reader.read()
-        writer.close()
-
-    async with listening(serve) as port, connecting() as connector:
-        url = f"http://127.0.0.1:{port}"
-        opened = [
-            await open_socket(connector, url, ("127.0.0.1",), None, None, None) for _ in range(2)
-        ]
-        one, other = (each.protocol for each in opened)
-        assert isinstance(one, Handler)
-        assert isinstance(other, Handler)
-        assert one.transport is not None
-        one.hand_over(Delivery(None))
-        one.begin(without_body=False)
-        one.transport.write(b"HTTP/1.1 204 Echoed\r\n\r\n")
-        head, _ = await one.read()
-
-        assert head.reason == "Echoed"
-        assert one.buffer is other.buffer
-        assert bytes(other.buffer[:8]) == b"HTTP/1.1"
-        for each in opened:
-            each.close()
 
 
 async def test_the_addresses_are_those_that_we_resolved() -> None:

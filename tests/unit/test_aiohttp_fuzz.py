@@ -19,7 +19,6 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from trunkline import Request, TransportError
-from trunkline_aiohttp._buffer import make_buffer
 from trunkline_aiohttp._exchange import AiohttpConnection
 from trunkline_aiohttp._protocol import Handler
 
@@ -183,7 +182,7 @@ async def exchange(
     """Feed `pieces` to an exchange; `end`: how the connection ends after them, True for a FIN."""
     client, server = socket.socketpair()
     with client, server:
-        handler = Handler(asyncio.get_running_loop(), make_buffer())
+        handler = Handler(asyncio.get_running_loop())
         transport = Transport(handler, client)
         handler.connection_made(transport)
         connection = AiohttpConnection(None, handler, None)
