@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trunkline
 from trunkline import Attempt, Request
 from trunkline.tcp import watched
-from trunkline_aiohttp._protocol import Handler, take_body
+from trunkline_aiohttp._protocol import Handler, is_taken, take_body
 from trunkline_aiohttp._translate import exchange_error
 from trunkline_aiohttp._upload import SLICE, Upload
 
@@ -242,7 +242,7 @@ class AiohttpExchange:
         payload = self._payload
         try:
             data = take_body(payload)
-            while not data and not payload.is_eof():
+            while data is None:
                 self._attempt.begin("body")
                 await self._attempt.wait(self._protocol.body_waiter(payload))
                 data = take_body(payload)  # nothing, where only a chunk has ended
@@ -251,7 +251,7 @@ class AiohttpExchange:
             if failure is error:
                 raise
             raise failure from error
-        if data and not (payload.at_eof() and payload.exception() is None):
+        if data and not is_taken(payload):
             return data
         if not self.is_over:
             self.is_over = True

@@ -127,12 +127,12 @@ class Handler(ResponseHandler):
         if self._has_final and (payload is None or payload.is_eof()):
             self._check_end(data)
         else:
-            self._remember(data)
+            self._remember(data, payload)
             self._barren += len(data)
             if self._barren > _MOST_BARREN:
                 self._check_progress()
 
-    def _remember(self, data: bytes) -> None:
+    def _remember(self, data: bytes, payload: StreamReader | None) -> None:
         """Keep what `_check_end` needs if nothing more comes.
 
         Where reading was paused, the parser holds back a part of `data`, or only the end of the
@@ -142,7 +142,6 @@ class Handler(ResponseHandler):
             self._recent = data
         elif data:
             self._recent = self._recent[-3:] + data
-        payload: StreamReader | None = self._payload
         if self._has_final and payload is not None and payload._buffer:
             self._last_piece = payload._buffer[-1]
 
@@ -313,10 +312,11 @@ def _has_bare_cr(data: bytes) -> bool:
     return data.count(b"\r", 0, end) != data.count(b"\r\n", 0, end)
 
 
-def take_body(payload: StreamReader) -> bytes:
-    """All that is here of a body and has not been taken. Raises what ended it early.
+def take_body(payload: StreamReader) -> bytes | None:
+    """All that is here of a body and has not been taken; b"" at its end, None where more may come.
 
-    What `read_nowait` does, in one step for all the chunks that have come.
+    What `read_nowait` does, in one step for all the chunks that have come. Raises what ended the
+    body early.
     """
     if payload is EMPTY_PAYLOAD:
         return b""
@@ -324,7 +324,7 @@ def take_body(payload: StreamReader) -> bytes:
         raise payload._exception
     pieces = payload._buffer
     if not pieces:
-        return b""
+        return b"" if payload._eof else None
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     payload._size = 0
@@ -333,6 +333,11 @@ def take_body(payload: StreamReader) -> bytes:
         payload._http_chunk_splits.clear()
     payload._protocol.resume_reading()
     return data
+
+
+def is_taken(payload: StreamReader) -> bool:
+    """Whether `take_body` has given all of the body, and it was whole."""
+    return payload._eof and not payload._buffer and payload._exception is None
 
 
 class _Connector(aiohttp.TCPConnector):
