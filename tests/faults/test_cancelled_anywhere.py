@@ -353,4 +353,4 @@ def test_a_call_that_is_cancelled_at_any_step_leaves_nothing(
         anyio.run(case.run, server, **LOOPS[loop])
     gc.collect()  # what was dropped unclosed says so now
 
-    assert case.steps > 5, "the call had hardly a step to be cancelled at"
+    assert case.steps > 2, "the call had hardly a step to be cancelled at"
