@@ -1,6 +1,7 @@
-"""Opening sockets: TCP to the first address that answers, and Unix.
+"""Opening streams: TCP to the first address that answers, Unix, and TLS over either.
 
-This module knows sockets and RFC 8305. It does not know where addresses come from.
+This module knows sockets, RFC 8305 and what each failure means. It does not know proxies, or what
+will be said over a stream.
 """
 
 from __future__ import annotations
@@ -8,17 +9,92 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import anyio
 
-from trunkline import ConnectError
+from trunkline._config import TransportConfig
+from trunkline._contract import Dial
+from trunkline._errors import CertificateError, ConnectError, TLSError, TransportError
+from trunkline._urls import Origin
+from trunkline.dns import Resolver, interleave
+from trunkline.net._streams import SocketStream, Stream, TLSStream
 from trunkline.tcp import limit_unsent
-from trunkline_httpx._network import SocketStream
+from trunkline.tls import LazyContext
 
 _STAGGER = 0.25  # RFC 8305 section 8
 _FULL_BACKLOG_PAUSE = 0.01
+
+
+async def open_stream(
+    origin: Origin, dial: Dial, *, config: TransportConfig, resolver: Resolver, tls: LazyContext
+) -> Stream:
+    """Open a stream to `origin`, by `config.uds` if that is set, with TLS if it is https.
+
+    Raises:
+        DNSError, ConnectError, TLSError, CertificateError: no socket is left then.
+    """
+    stream: Stream
+    if config.uds is not None:
+        dial.begin("connect")
+        stream = await open_unix(str(config.uds))
+    else:
+        stream = await dial_tcp(origin.host, origin.port, dial, resolver)
+    return await start_tls(stream, tls.get(), origin.host, dial) if origin.is_tls else stream
+
+
+async def dial_tcp(host: str, port: int, dial: Dial, resolver: Resolver) -> SocketStream:
+    """Look `host` up and connect to it.
+
+    Raises:
+        DNSError, ConnectError
+    """
+    dial.begin("dns")
+    addresses = await resolver.resolve(host)
+    dial.begin("connect")
+    return await open_tcp(addresses, port)
+
+
+async def start_tls(
+    stream: Stream, context: ssl.SSLContext, hostname: str, dial: Dial
+) -> TLSStream:
+    """Shake hands over `stream`, which is closed if that fails.
+
+    Raises:
+        TLSError, ConnectError: with `phase` "tls"; a CertificateError where that is the reason.
+    """
+    dial.begin("tls")
+    try:
+        tls = TLSStream(stream, context, hostname)
+        await tls.handshake()
+    except BaseException as error:
+        stream.close()
+        failure = opening_error(error)
+        if failure is None:
+            raise
+        failure.phase = "tls"
+        raise failure from error
+    return tls
+
+
+def opening_error(error: BaseException) -> TransportError | None:
+    """What a failure of a socket or of a handshake means; None for any other."""
+    # No message of a library goes into one of ours: it may quote what was sent or received.
+    if isinstance(error, TransportError):
+        return None
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason: str = getattr(error, "verify_message", "") or "it is not trusted"
+        return CertificateError(f"the server's certificate: {reason}")
+    if isinstance(error, ssl.SSLError):
+        # `reason` is OpenSSL's name of what went wrong, e.g. WRONG_VERSION_NUMBER.
+        return TLSError(f"the TLS handshake failed: {getattr(error, 'reason', None) or 'no TLS'}")
+    if isinstance(error, (OSError, anyio.ClosedResourceError)):
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return ConnectError(f"no connection: {reason}")
+    if isinstance(error, ValueError):
+        return TLSError("no certificate can be for a host of this name")
+    return None
 
 
 async def open_tcp(addresses: Sequence[str], port: int) -> SocketStream:
@@ -36,13 +112,6 @@ async def open_tcp(addresses: Sequence[str], port: int) -> SocketStream:
         cause = race.failures[0]
         raise ConnectError(f"TCP port {port}: {cause.strerror}") from cause
     return race.winner
-
-
-def interleave(addresses: Sequence[str]) -> list[str]:
-    """IPv6 and IPv4 in turns, from the family of the first on (RFC 8305 section 4)."""
-    first = [address for address in addresses if (":" in address) == (":" in addresses[0])]
-    other = [address for address in addresses if address not in first]
-    return [address for pair in zip_longest(first, other) for address in pair if address]
 
 
 class _Race:

@@ -1,0 +1,23 @@
+"""Connections for backends whose library does not dial: sockets and TLS on asyncio, uvloop, trio.
+
+`open_stream` does all of a dialer's work but the proxy: it looks the name up, connects to the first
+address that answers, shakes hands, tells the dial each step, and raises what the contract says. The
+steps are here one by one too. A `Stream` reads and writes; what is said over it is not known here.
+"""
+
+from trunkline.net._open import (
+    dial_tcp as dial_tcp,
+    open_stream as open_stream,
+    open_tcp as open_tcp,
+    open_unix as open_unix,
+    opening_error as opening_error,
+    start_tls as start_tls,
+)
+from trunkline.net._streams import (
+    FAIR_SHARE as FAIR_SHARE,
+    RECEIVE_SIZE as RECEIVE_SIZE,
+    SocketStream as SocketStream,
+    Stream as Stream,
+    TLSStream as TLSStream,
+    give_way as give_way,
+)
