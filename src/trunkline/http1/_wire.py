@@ -26,8 +26,11 @@ _MAX_HEADS = 512 * 1024
 _CONTINUE_SECONDS = 1.0
 
 
-class UploadStopped(Exception):
-    """The peer does not want the rest of the request, or cannot have it: read its response."""
+class UploadStopped(BrokenPipeError):
+    """The peer does not want the rest of the request, or cannot have it: read its response.
+
+    A broken pipe is what libraries on sockets know, and do that after it.
+    """
 
 
 class Wire:
@@ -135,7 +138,7 @@ class Wire:
             if self._expects:
                 self._expects = False
                 await self._wait_for_continue()
-        except TransportError:  # a deadline, which is an OSError too
+        except (TransportError, UploadStopped):  # they are OSErrors too, a deadline at least
             raise
         except (OSError, anyio.ClosedResourceError) as error:
             self._failure = error
@@ -201,11 +204,10 @@ class Wire:
         try:
             while (head := await self._next_head()).is_interim:
                 pass
-        except Exception as error:
-            failure = self.course().failure(error)
-            if failure is error:
-                raise
-            raise failure from error
+        except TransportError:
+            raise
+        except (OSError, anyio.ClosedResourceError) as error:
+            raise self.course().failure(error) from error
         self.head_done()
         self._bounds = bounds_of(head)
         options = self._request.fields.controls.get("connection", ())
@@ -233,13 +235,17 @@ class Wire:
         """Some bytes of the body as they came, its framing included; b"" when there are no more.
 
         Raises:
-            BodyTruncated: the connection ended before the body.
+            BodyTruncated, ReadError: the connection ended before the body.
             RemoteProtocolError, LimitExceeded: the chunks are not well-formed, or too long.
-            OSError, anyio.ClosedResourceError: the connection failed.
         """
         if self._bounds.is_over:
             return b""
-        data = await self.receive()
+        try:
+            data = await self.receive()
+        except TransportError:  # a deadline, which is an OSError too
+            raise
+        except (OSError, anyio.ClosedResourceError) as error:
+            raise self.course().failure(error) from error
         if not data and not self._bounds.may_end:
             raise self.course().lost()
         size = self._bounds.take(data)
