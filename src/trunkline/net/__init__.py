@@ -1,11 +1,12 @@
 """Connections for backends whose library does not dial: sockets and TLS on asyncio, uvloop, trio.
 
-`open_stream` does all of a dialer's work but the proxy: it looks the name up, connects to the first
-address that answers, shakes hands, tells the dial each step, and raises what the contract says. The
-steps are here one by one too. A `Stream` reads and writes; what is said over it is not known here.
+A `StreamDialer` looks a name up, connects to the first address that answers, shakes hands, tells
+the dial each step, and raises what the contract says: all but proxies. The steps are here one by
+one too. A `Stream` reads and writes; what is said over it is not known here.
 """
 
 from trunkline.net._open import (
+    StreamDialer as StreamDialer,
     dial_tcp as dial_tcp,
     open_stream as open_stream,
     open_tcp as open_tcp,

@@ -10,12 +10,12 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
 from trunkline._config import TransportConfig
-from trunkline._contract import Dial
+from trunkline._contract import Connection, Dial
 from trunkline._errors import CertificateError, ConnectError, TLSError, TransportError
 from trunkline._urls import Origin
 from trunkline.dns import Resolver, interleave
@@ -25,6 +25,33 @@ from trunkline.tls import LazyContext
 
 _STAGGER = 0.25  # RFC 8305 section 8
 _FULL_BACKLOG_PAUSE = 0.01
+
+
+class StreamDialer:
+    """Implements `trunkline.Dialer` for connections that need nothing but a stream.
+
+    Args:
+        make_connection: what an open stream becomes.
+    """
+
+    def __init__(
+        self,
+        config: TransportConfig,
+        resolver: Resolver,
+        tls: LazyContext,
+        make_connection: Callable[[Stream], Connection],
+    ) -> None:
+        self._config, self._resolver, self._tls = config, resolver, tls
+        self._make_connection = make_connection
+
+    async def connect(self, origin: Origin, dial: Dial) -> Connection:
+        stream = await open_stream(
+            origin, dial, config=self._config, resolver=self._resolver, tls=self._tls
+        )
+        return self._make_connection(stream)
+
+    async def aclose(self) -> None:
+        """The connections share nothing that would have to be freed."""
 
 
 async def open_stream(
