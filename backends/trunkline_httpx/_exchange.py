@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from trunkline import Attempt, RemoteProtocolError, Request
+from trunkline import Attempt, Request
+from trunkline.http1 import RawHeaders, check_head, decode_headers, wire_fields
+from trunkline.net import Stream
 from trunkline_httpx._family import Family
 from trunkline_httpx._httpcore import make_transport, unread
-from trunkline_httpx._message import RawHeaders, RequestBody, decode_headers, encode_value
-from trunkline_httpx._network import Stream
+from trunkline_httpx._message import RequestBody
 from trunkline_httpx._translate import translate
-from trunkline_httpx._wire import Wire
+from trunkline_httpx._wire import HttpcoreWire
 
 
 class Http1Connection:
@@ -39,7 +40,7 @@ class Http1Connection:
         *,
         family: Family,
         prefix: str = "",
-        extra_headers: tuple[tuple[str, str], ...] = (),
+        extra_headers: RawHeaders = (),
         cut_short: list[AsyncIterator[bytes]],
     ) -> None:
         self.peer = stream.peer
@@ -49,7 +50,7 @@ class Http1Connection:
         self._extra_headers = extra_headers
         self._cut_short = cut_short
         self._family = family
-        self._wire = Wire(stream, family.core)
+        self._wire = HttpcoreWire(stream, family.core)
         self._inner = family.core.AsyncHTTP11Connection(
             family.origin, self._wire, keepalive_expiry=None
         )
@@ -59,21 +60,17 @@ class Http1Connection:
     def is_usable(self) -> bool:
         if self._used and not self._inner.is_idle():
             return False
-        try:
-            return not unread(self._inner) and self._stream.receive_nowait(1) is None
-        except OSError:
-            return False
+        return not unread(self._inner) and self._wire.is_silent()
 
     async def exchange(self, request: Request, attempt: Attempt) -> Http1Exchange:
         attempt.begin("write")
-        body, delivery = self._family.body(request, attempt), self._stream.delivery
-        is_apart = self._used and delivery.begin() and not request.is_idempotent
+        body = self._family.body(request, attempt)
         self._used = True
-        self._wire.begin(request, attempt, body, is_apart=is_apart)
+        self._wire.begin(request, attempt, body)
         try:
             message = self._message(request, body)
             response = await self._transport.handle_async_request(message)
-            self._wire.awaits_head = False
+            self._wire.head_done()
             if not body.is_over:
                 await body.aclose()
             return Http1Exchange(self, response, attempt)
@@ -84,13 +81,10 @@ class Http1Connection:
             if failure is None or failure is error:
                 raise
             raise failure from error
-        finally:
-            delivery.end()
 
     def _message(self, request: Request, body: RequestBody) -> Any:
-        fields = request.wire_headers()
-        fields[1:1] = self._extra_headers
-        headers = [(name.encode(), encode_value(value)) for name, value in fields]
+        headers = wire_fields(request)
+        headers[1:1] = self._extra_headers
         target = (self._prefix + request.path).encode()
         family = self._family
         message = family.client.Request(
@@ -123,7 +117,7 @@ class Http1Exchange:
         self.reason_phrase: str = extensions["reason_phrase"].decode("utf-8", "surrogateescape")
         self.raw_headers: RawHeaders = tuple(response.headers.raw)
         self.headers = decode_headers(self.raw_headers)
-        _check_head(self)
+        check_head(self.status_code, self.http_version, self.headers)
         self._connection = connection
         self._attempt = attempt
         self._response: Any = response.stream
@@ -162,19 +156,3 @@ class Http1Exchange:
             self._connection.abort()
         else:
             self._connection.cut_short(self._pieces)
-
-
-def _check_head(head: Http1Exchange) -> None:
-    """Refuse what httpcore lets through.
-
-    Raises:
-        RemoteProtocolError: another major version (RFC 9112 section 2.3), a 101 (nobody can have
-            asked for it), or two ways to frame the body.
-    """
-    if not head.http_version.startswith("HTTP/1."):
-        raise RemoteProtocolError("the response is of another major version of HTTP")
-    if head.status_code == 101:
-        raise RemoteProtocolError("the peer switched to a protocol that nobody asked for")
-    if "Transfer-Encoding" in head.headers and "Content-Length" in head.headers:
-        # RFC 9112 section 6.3: it may be an attempt to smuggle a response.
-        raise RemoteProtocolError("the response has Transfer-Encoding and Content-Length")

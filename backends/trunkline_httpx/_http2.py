@@ -18,7 +18,7 @@ import anyio
 
 from trunkline import Attempt, LimitExceeded, Request, TransportError
 from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
-from trunkline_httpx._network import FAIR_SHARE, RECEIVE_SIZE, Stream, give_way
+from trunkline.net import FAIR_SHARE, RECEIVE_SIZE, Stream, give_way
 
 _MAX_OUTBOX = 4 * 1024 * 1024
 

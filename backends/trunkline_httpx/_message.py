@@ -1,41 +1,11 @@
-"""Header values, and content on its way out.
+"""Content on its way out.
 
-This module knows what of them the library does not. It does not know how either is framed.
+This module knows what of it the library does not. It does not know how it is framed.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from multidict import CIMultiDict, CIMultiDictProxy
-
-from trunkline import LimitExceeded
-from trunkline.http2 import RequestContent
-
-RawHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
-
-_MAX_FIELDS = 1000
-
-
-def encode_value(value: str) -> bytes:
-    """A header value for the wire: space around it is not a part of it (RFC 9110 section 5.5)."""
-    return value.strip(" \t").encode("utf-8", "surrogateescape")
-
-
-def decode_headers(raw_headers: RawHeaders) -> CIMultiDictProxy[str]:
-    """For `Exchange.headers`.
-
-    Raises:
-        LimitExceeded: they are too many.
-    """
-    if len(raw_headers) > _MAX_FIELDS:
-        raise LimitExceeded(f"the response head has more than {_MAX_FIELDS} fields")
-    return CIMultiDictProxy(
-        CIMultiDict(
-            (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
-            for name, value in raw_headers
-        )
-    )
+from trunkline.http1 import RequestContent
 
 
 class RequestBody(RequestContent):

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 import h11
 
 from trunkline import Origin, ProxyError
+from trunkline.net import Stream
 from trunkline.proxy import Proxy
-from trunkline_httpx._network import Stream
 
 HAS_SOCKS = find_spec("socksio") is not None
 SOCKS_REMEDY = "a SOCKS proxy needs socksio: pip install 'trunkline[socks]'"

@@ -7,7 +7,6 @@ runs on one, or who waits for it.
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
@@ -27,15 +26,13 @@ from trunkline import (
     UnsupportedOption,
 )
 from trunkline.dns import Resolver
+from trunkline.net import Stream, dial_tcp, open_stream, start_tls
 from trunkline.pool import PooledTransport
 from trunkline.proxy import Proxy, find_proxy
 from trunkline.tls import LazyContext
-from trunkline_httpx._connect import open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._family import Family
-from trunkline_httpx._network import Stream, TLSStream
 from trunkline_httpx._proxy import HAS_SOCKS, SOCKS_REMEDY, open_socks, open_tunnel
-from trunkline_httpx._translate import OPENING, Course, translate
 
 
 def capabilities(name: str) -> Capabilities:
@@ -84,16 +81,13 @@ class FamilyDialer:
 
     async def connect(self, origin: Origin, dial: Dial) -> Connection:
         await self._finish_cut_short()
-        proxy = find_proxy(self._config, origin)
-        stream = await self._open_socket(origin, proxy, dial)
-        try:
-            if proxy is not None:
-                stream = await self._pass(proxy, stream, origin, dial)
-            if origin.is_tls:
-                stream = await _start_tls(stream, self._tls.get(), origin.host, dial)
-        except BaseException:
-            stream.close()
-            raise
+        proxy = None if self._config.uds is not None else find_proxy(self._config, origin)
+        if proxy is None:
+            stream = await open_stream(
+                origin, dial, config=self._config, resolver=self._resolver, tls=self._tls
+            )
+        else:
+            stream = await self._open_through(proxy, origin, dial)
         return self._make_connection(stream, origin, proxy)
 
     async def aclose(self) -> None:
@@ -122,7 +116,7 @@ class FamilyDialer:
         if proxy is None or proxy.is_socks or origin.is_tls:
             return Http1Connection(stream, family=self._family, cut_short=self._cut_short)
         credentials = proxy.authorization
-        extra = (("Proxy-Authorization", credentials),) if credentials is not None else ()
+        extra = ((b"Proxy-Authorization", credentials.encode()),) if credentials else ()
         return Http1Connection(
             stream,
             family=self._family,
@@ -133,28 +127,26 @@ class FamilyDialer:
 
     # -- the steps -----------------------------------------------------------------------------
 
-    async def _open_socket(self, origin: Origin, proxy: Proxy | None, dial: Dial) -> Stream:
-        if self._config.uds is not None:
-            dial.begin("connect")
-            return await open_unix(str(self._config.uds))
-        if proxy is None:
-            return await self._open_tcp(origin.host, origin.port, dial)
+    async def _open_through(self, proxy: Proxy, origin: Origin, dial: Dial) -> Stream:
+        stream: Stream
         try:
-            return await self._open_tcp(proxy.host, proxy.port, dial)
+            stream = await dial_tcp(proxy.host, proxy.port, dial, self._resolver)
         except ConnectionFailed as error:
             raise ProxyError(f"the proxy cannot be reached: {error}") from error
-
-    async def _open_tcp(self, host: str, port: int, dial: Dial) -> Stream:
-        dial.begin("dns")
-        addresses = await self._resolver.resolve(host)
-        dial.begin("connect")
-        return await open_tcp(addresses, port)
+        try:
+            stream = await self._pass(proxy, stream, origin, dial)
+            if origin.is_tls:
+                stream = await start_tls(stream, self._tls.get(), origin.host, dial)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     async def _pass(self, proxy: Proxy, stream: Stream, origin: Origin, dial: Dial) -> Stream:
         """From an open connection to the proxy to one that the origin's bytes go over."""
         try:
             if proxy.scheme == "https":
-                stream = await _start_tls(stream, self._tls.for_proxy(), proxy.host, dial)
+                stream = await start_tls(stream, self._tls.for_proxy(), proxy.host, dial)
             dial.begin("proxy")
             if proxy.is_socks:
                 await self._pass_socks(proxy, stream, origin)
@@ -171,19 +163,3 @@ class FamilyDialer:
         if proxy.scheme == "socks5":
             host = (await self._resolver.resolve(host))[0]
         await open_socks(stream, proxy, host, origin.port)
-
-
-async def _start_tls(
-    stream: Stream, context: ssl.SSLContext, hostname: str, dial: Dial
-) -> TLSStream:
-    dial.begin("tls")
-    try:
-        tls = TLSStream(stream, context, hostname)
-        await tls.handshake()
-    except (OSError, ValueError, anyio.ClosedResourceError) as error:
-        failure = translate(error, OPENING, Course())
-        if failure is None:
-            raise
-        failure.phase = "tls"
-        raise failure from error
-    return tls

@@ -25,8 +25,29 @@ PAGE = Path(__file__).parents[2] / "docs" / "backends.md"
 BLOCKS = re.findall(r"```(python|toml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 PYTHON = {code.split("\n", 1)[0]: code for kind, code in BLOCKS if kind == "python"}
 A_PART = (
-    "test_the_method_is_sent_as_given or test_an_error_status_is_a_response"
-    " or test_max_connections_is_never_exceeded or test_silence_inside_a_body_is_a_read_timeout"
+    "test_the_method_is_sent_as_given",
+    "test_an_error_status_is_a_response",
+    "test_max_connections_is_never_exceeded",
+    "test_silence_inside_a_body_is_a_read_timeout",
+    # Each row of the page's table of what keeps which promise.
+    "test_when_an_address_does_not_answer_another_is_used",
+    "test_a_certificate_that_is_not_good_is_a_certificate_error",
+    "test_a_body_is_not_produced_faster_than_the_server_takes_it",
+    "test_a_body_that_contradicts_its_declared_length_is_an_error",
+    "test_the_body_is_closed_when_the_call_is_cancelled",
+    "test_an_early_refusal_is_delivered_and_stops_the_upload",
+    "test_a_server_that_never_reads_is_a_write_timeout",
+    "test_interim_responses_are_passed_over",
+    "test_a_head_that_is_not_http_is_a_protocol_error",
+    "test_a_head_that_is_too_large_exceeds_a_limit",
+    "test_raw_headers_are_the_bytes_of_the_wire",
+    "test_a_broken_chunk_is_a_protocol_error",
+    "test_a_chunk_extension_without_end_is_an_error",
+    "test_a_body_that_is_cut_off_is_truncated",
+    "test_bytes_glued_to_an_answer_never_become_the_next_answer",
+    "test_bytes_on_an_idle_connection_never_become_the_next_answer",
+    "test_a_request_that_announces_the_end_is_the_last",
+    "test_cancelled_while_waiting_for_the_head",
 )
 
 
@@ -89,14 +110,15 @@ def test_the_test_file_of_the_page_is_the_suite() -> None:
 
 
 def test_the_command_of_the_page_examines_the_backend(site: Path) -> None:
-    command = (sys.executable, "-m", "trunkline.testing.conformance", "streams", "-k", A_PART)
+    words = " or ".join(A_PART)
+    command = (sys.executable, "-m", "trunkline.testing.conformance", "streams", "-k", words)
     environment = os.environ | {"PYTHONPATH": str(site)}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "streams: 4 behaviours" in done.stdout
+    assert f"streams: {len(A_PART)} behaviours" in done.stdout
 
 
 @pytest.mark.usefixtures("installed")

@@ -21,12 +21,14 @@ import pytest
 import socksio.exceptions
 
 from trunkline import CertificateError, ProxyError, Request, TLSError, TransportError
+from trunkline.http1 import Course
 from trunkline.http2 import Http2Engine, Http2Exchange
 from trunkline.http2._protocol import Protocol
+from trunkline.net import opening_error
 from trunkline.pool._watch import Steps
 from trunkline_aiohttp._translate import connect_error, exchange_error
 from trunkline_httpx import _proxy
-from trunkline_httpx._translate import OPENING, Course, exchange_table, translate
+from trunkline_httpx._translate import exchange_table, translate
 
 OF_AIOHTTP = ("aiohttp", "ssl")
 OF_HTTPX = {
@@ -189,7 +191,7 @@ def test_every_exception_of_httpx_and_beneath_it_is_translated(client: str) -> N
         ]
         made = [translate(error, table, course) for course in courses]
         if one.__module__.partition(".")[0] in _WHILE_CONNECTING:
-            made.append(translate(error, OPENING, Course()))
+            made.append(opening_error(error))
         return all(isinstance(each, TransportError) for each in made)
 
     assert _unthought(libraries, is_translated) == []
@@ -268,7 +270,7 @@ def test_a_failed_handshake_is_told_as_one(library: type[Exception]) -> None:
     ours = CertificateError if issubclass(library, ssl.SSLCertVerificationError) else TLSError
 
     assert type(connect_error(_instance(library), dial, proxied=False)) is ours
-    assert type(translate(_instance(library), OPENING, Course())) is ours
+    assert type(opening_error(_instance(library))) is ours
 
 
 # --- the list

@@ -28,15 +28,15 @@ from hypothesis import given, strategies as st
 
 import trunkline
 from trunkline import Request, TransportConfig
+from trunkline.dns import interleave
+from trunkline.http1 import Course, is_refusal
+from trunkline.net import SocketStream, Stream, TLSStream, give_way, open_tcp, open_unix
 from trunkline_httpx import _proxy, _transport
-from trunkline_httpx._connect import interleave, open_tcp, open_unix
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._family import Family, make_family
 from trunkline_httpx._httpcore import make_transport, unread
 from trunkline_httpx._httpx import HTTPX
-from trunkline_httpx._network import SocketStream, Stream, TLSStream, give_way
-from trunkline_httpx._translate import Course, translate
-from trunkline_httpx._wire import is_refusal
+from trunkline_httpx._translate import translate
 
 T = TypeVar("T")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -266,7 +266,7 @@ async def test_an_end_with_close_notify_is_an_end(
 def test_addresses_are_tried_by_turns_of_their_families(addresses: list[str]) -> None:
     ordered = interleave(addresses)
     assert sorted(ordered) == sorted(addresses)
-    assert ordered[:1] == addresses[:1]
+    assert list(ordered[:1]) == addresses[:1]
     families = [":" in address for address in ordered]
     turns = min(families.count(True), families.count(False))
     assert all(a != b for a, b in pairwise(families[: 2 * turns]))

@@ -36,9 +36,9 @@ from trunkline import (
     TransportError,
 )
 from trunkline.http2 import Http2Exchange
+from trunkline.net import SocketStream
 from trunkline_httpx import _http2
 from trunkline_httpx._http2 import Http2Connection
-from trunkline_httpx._network import SocketStream
 
 T = TypeVar("T")
 URL = "https://api.test/v1"

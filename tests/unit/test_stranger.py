@@ -30,6 +30,24 @@ A_PART = (
     "test_connections_over_tls_are_used_again",
     "test_a_certificate_that_is_not_good_is_a_certificate_error",
     "test_close_leaves_no_socket",
+    # What its first version did not keep.
+    "test_when_an_address_does_not_answer_another_is_used",
+    "test_nothing_is_sent_again_once_the_response_has_begun",
+    "test_a_head_that_drips_does_not_extend_the_headers_timeout",
+    "test_a_server_that_never_reads_is_a_write_timeout",
+    "test_an_end_inside_the_head_is_a_network_error",
+    "test_a_chunk_that_is_cut_off_is_truncated",
+    "test_a_head_that_is_not_http_is_a_protocol_error",
+    "test_a_head_that_is_too_large_exceeds_a_limit",
+    "test_a_chunk_extension_without_end_is_an_error",
+    "test_a_body_that_is_being_read_ends_with_an_error",
+    "test_bytes_glued_to_an_answer_never_become_the_next_answer",
+    "test_a_request_that_announces_the_end_is_the_last",
+    "test_the_body_is_closed_when_the_call_is_cancelled",
+    "test_an_early_refusal_is_delivered_and_stops_the_upload",
+    "test_raw_headers_are_the_bytes_of_the_wire",
+    "test_interim_responses_are_passed_over",
+    "test_a_body_that_contradicts_its_declared_length_is_an_error",
 )
 
 

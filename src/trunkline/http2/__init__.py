@@ -6,7 +6,7 @@ state of streams are the library's; flow control, the rules for header fields, w
 and the bounds on what a peer may do are here.
 """
 
-from trunkline.http2._content import RequestContent as RequestContent
+from trunkline._content import RequestContent as RequestContent
 from trunkline.http2._engine import MAX_STREAMS as MAX_STREAMS, Http2Engine as Http2Engine
 from trunkline.http2._exchange import Http2Exchange as Http2Exchange
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from h2.errors import ErrorCodes
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from trunkline._content import RequestContent
 from trunkline._contract import Attempt
 from trunkline._errors import (
     GoAway,
@@ -27,7 +28,6 @@ from trunkline._errors import (
     TransportTimeout,
 )
 from trunkline._messages import Request
-from trunkline.http2._content import RequestContent
 from trunkline.http2._fields import Fields, Head, check_trailers
 from trunkline.http2._protocol import code_name
 
