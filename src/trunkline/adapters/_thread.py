@@ -31,7 +31,6 @@ class LoopThread:
             told for certain: a task handed over at the last moment might never have begun.
     """
 
-    portal: BlockingPortal
     loop: asyncio.AbstractEventLoop
     has_ended: bool = False
 
@@ -59,6 +58,11 @@ class LoopThread:
         """Have it end. Waits for nothing, so that a finalizer may call it, in any thread."""
         atexit.unregister(self._exit)
         self.call_soon(self._end.set)
+
+    def start_task(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it as a task, unless the loop has ended. An exception that it raises is lost."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._portal.start_task_soon(run)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Run `callback` in the loop, unless that has ended."""
@@ -92,8 +96,8 @@ class LoopThread:
 
     async def _main(self, started: Future[None]) -> None:
         self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        async with BlockingPortal() as self.portal:
+        async with BlockingPortal() as self._portal:
             started.set_result(None)
             await self._end.wait()
             await self._at_end()
-            await self.portal.stop(cancel_remaining=True)
+            await self._portal.stop(cancel_remaining=True)
