@@ -94,7 +94,7 @@ class AiohttpConnection:
                 if waiter is not None:
                     await attempt.wait(waiter)
                 exchange.take_head()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is raised below
             failure = exchange.failure(error, has_head=False)
         except BaseException:
             exchange.close()
@@ -245,7 +245,7 @@ class AiohttpExchange:
                 self._attempt.begin("body")
                 await self._attempt.wait(self._protocol.body_waiter(payload))
                 data = take_body(payload)  # nothing, where only a chunk has ended
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is raised below
             failure = self.failure(error, has_head=True)
         else:
             if not data or (payload.at_eof() and payload.exception() is None):
