@@ -342,6 +342,17 @@ client.get(url)
 threading.Thread(target=client.get, args=(url + "/hold",), daemon=True).start()
 """,
     "without a call": "",
+    "kept by another module": """
+client.get(url)
+import json
+json.client = client
+""",
+    "closed and kept by another": """
+client.get(url)
+import json
+json.client = client
+client.close()
+""",
 }
 
 

@@ -37,7 +37,7 @@ class LoopThread:
     def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
         self.process = os.getpid()
         self._at_end = at_end
-        self._is_exiting = False
+        self._is_ending = self._is_exiting = False
         self.left_over: set[Callable[[], object]] = set()
         started: Future[None] = Future()
         # A daemon: the others are joined at exit before anybody could stop it.
@@ -55,7 +55,13 @@ class LoopThread:
             self._thread.join()
 
     def end_soon(self) -> None:
-        """Have it end. Waits for nothing, so that a finalizer may call it, in any thread."""
+        """Have it end. Waits for nothing, so that a finalizer may call it, in any thread.
+
+        A finalizer may run when the interpreter has taken the modules apart. `_exit` was before.
+        """
+        if self._is_ending:
+            return
+        self._is_ending = True
         atexit.unregister(self._exit)
         self.call_soon(self._end.set)
 
