@@ -94,18 +94,17 @@ class AiohttpConnection:
                 if waiter is not None:
                     await attempt.wait(waiter)
                 exchange.take_head()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is raised below
             failure = exchange.failure(error, has_head=False)
-            exchange.close()
-            if failure is error:
-                raise
-            raise failure from error
         except BaseException:
             exchange.close()
             raise
+        else:
+            return exchange
         finally:
             self.delivery.end()
-        return exchange
+        exchange.close()
+        raise failure
 
     async def _write_apart(self, request: Request, body: bytes) -> int:
         """Write the body as a TCP segment of its own: see `trunkline.tcp.Delivery.begin`."""
@@ -246,19 +245,20 @@ class AiohttpExchange:
                 self._attempt.begin("body")
                 await self._attempt.wait(self._protocol.body_waiter(payload))
                 data = take_body(payload)  # nothing, where only a chunk has ended
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is raised below
             failure = self.failure(error, has_head=True)
-            if failure is error:
-                raise
-            raise failure from error
-        if data and not is_taken(payload):
+        else:
+            if not data or is_taken(payload):
+                self._finish()
             return data
+        raise failure
+
+    def _finish(self) -> None:
         if not self.is_over:
             self.is_over = True
             if self.upload is not None:
                 self._stop_upload()
             self._connection.finish()
-        return data
 
     def close(self) -> None:
         if self.is_over:
@@ -274,7 +274,11 @@ class AiohttpExchange:
             self._connection.cut_request()
 
     def failure(self, error: Exception, *, has_head: bool) -> BaseException:
-        """What `error` means, after noting the facts."""
+        """What `error` means, after noting the facts.
+
+        It is raised where `error` is not being handled any more: one of the caller's own stays as
+        it is, with the cause and context that it has.
+        """
         upload, protocol, attempt = self.upload, self._protocol, self._attempt
         started = attempt.response_started = attempt.response_started or protocol.received > 0
         attempt.is_untaken = protocol.is_untaken and not started
@@ -285,7 +289,9 @@ class AiohttpExchange:
             return upload.error
         if isinstance(error, trunkline.TransportError):
             return error
-        return exchange_error(error, has_head=has_head, started=started)
+        translated = exchange_error(error, has_head=has_head, started=started)
+        translated.__cause__ = error
+        return translated
 
 
 def _check_codings(codings: list[str]) -> None:

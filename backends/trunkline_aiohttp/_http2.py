@@ -244,10 +244,9 @@ class _Exchange(Http2Exchange):
             finally:
                 if not content.is_over:
                     await content.aclose()
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            self.fail(error)
+            if not self.is_refused():  # nor was it stopped for that
+                self.fail(error)
             if not isinstance(error, Exception):
                 raise
         else:

@@ -249,6 +249,7 @@ class Handler(ResponseHandler):
         """Expect a response; `without_body`: to a HEAD request."""
         self.is_idle = self._has_final = self.is_untaken = False
         self.received = self._barren = self.heads = 0
+        self._progress = (0, 0)
         self._recent = self._last_piece = b""
         if self._parser is None or without_body or self._skip_payload:
             self.set_response_params(

@@ -93,7 +93,7 @@ def connect_error(error: BaseException, dial: Dial, *, proxied: bool) -> Transpo
 
 
 def exchange_error(error: BaseException, *, has_head: bool, started: bool) -> TransportError:
-    """What an exception of the protocol means; the caller raises it `from` the exception."""
+    """What an exception of the protocol means; the caller makes the exception its cause."""
     cause = error.__cause__
     if isinstance(cause, http_exceptions.BadHttpMessage) and _is_over_a_limit(cause):
         return trunkline.LimitExceeded("the response head is larger than allowed")

@@ -27,8 +27,8 @@ class Upload:
     """Sends a request that does not fit into the transport's buffer at once.
 
     `request` is None where everything has been handed to the transport and only has to drain. An
-    error of the caller's iterable is kept in `error` and aborts the connection, which wakes whoever
-    awaits the response.
+    error of the caller's iterable, a CancelledError of its own included, is kept in `error` and
+    aborts the connection, which wakes whoever awaits the response.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class Upload:
         self._attempt = attempt
         self._continue = asyncio.Event()
         self._since_yield = 0
-        self.is_done = False
+        self._is_cancelled = self.is_done = False
         self.error: BaseException | None = None
         self._task = asyncio.ensure_future(self._run(request))
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         self._task.cancel()
 
     def go_on(self) -> None:
@@ -54,13 +55,12 @@ class Upload:
             if request is not None:
                 await self._send(request)
             await self._drain()
-        except asyncio.CancelledError:
-            raise
         except ConnectionGoneError:
             return  # whoever awaits the response knows more
         except BaseException as error:
-            self.error = error
-            self._connection.transport.abort()
+            if not self._is_cancelled:
+                self.error = error
+                self._connection.transport.abort()
             if not isinstance(error, Exception):
                 raise
         else:

@@ -274,3 +274,20 @@ def test_mounts_stay_the_clients_own(library: Any) -> None:
             return [(await client.get(f"http://{name}.test/")).text for name in "ab"]
 
     assert anyio.run(get) == ["mounted", "ours"]
+
+
+@pytest.mark.parametrize("origin", ["proxy=", "HTTP_PROXY"])
+def test_what_none_is_mounted_for_goes_round_the_proxy(
+    library: Any, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        ScriptedServer(serve(response(200, b"proxied"))) as proxy,
+        ScriptedServer(serve(response(200, b"direct"))) as server,
+        FAMILIES[library.__name__][1].Client(
+            mounts={server.url: None}, **({"proxy": proxy.url} if origin == "proxy=" else {})
+        ) as client,
+    ):
+        monkeypatch.setenv("HTTP_PROXY", proxy.url if origin == "HTTP_PROXY" else "")
+
+        assert client.get(server.url).text == "direct"
+        assert client.get("http://api.test/").text == "proxied"

@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -216,10 +218,12 @@ def test_a_response_that_is_dropped_is_told_and_closes_its_connection(
     with ScriptedServer(
         [expect_request(), send(CHUNKED + chunk(b"one")), tell_when_gone(gone)]
     ) as server:
-        held = [client.send(library.Request("GET", server.url), stream=True)]
-        with pytest.warns(ResourceWarning, match="unclosed response"):
+        held = [client.send(library.Request("GET", server.url + "/?key=secret"), stream=True)]
+        with pytest.warns(ResourceWarning, match="unclosed response") as warned:
             drop()
         assert gone.wait(20)
+
+    assert str(warned[0].message) == f"unclosed response to <Request GET {server.url}>"
 
 
 def test_it_may_be_used_inside_an_event_loop(client: Any) -> None:
@@ -338,6 +342,17 @@ client.get(url)
 threading.Thread(target=client.get, args=(url + "/hold",), daemon=True).start()
 """,
     "without a call": "",
+    "kept by another module": """
+client.get(url)
+import json
+json.client = client
+""",
+    "closed and kept by another": """
+client.get(url)
+import json
+json.client = client
+client.close()
+""",
 }
 
 
@@ -394,6 +409,69 @@ def test_an_interrupted_call_closes_its_connection(library: Any, backend: str) -
         out, err = process.communicate("go on\n", timeout=30)
 
     assert (process.returncode, out, err) == (0, "again\n", "")
+
+
+class InterruptAt:
+    """A trace function: KeyboardInterrupt at the n-th line that a call runs in the adapters."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
+        is_ours = "trunkline/adapters" in Path(frame.f_code.co_filename).as_posix()
+        return self.count if is_ours and not is_spared(frame) else None
+
+    def count(self, frame: FrameType, event: str, argument: object) -> Any:
+        self.left -= event == "line"
+        if self.left == 0:
+            self.left = -1
+            raise KeyboardInterrupt
+        return self.count
+
+
+def is_spared(frame: FrameType | None) -> bool:
+    """Where no interrupt arrives: between `with lock` and the lock, and out of a finalizer."""
+    while frame is not None:
+        if frame.f_code.co_name in ("_running", "__del__"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+INTERRUPTIBLE: dict[str, dict[str, Any]] = {
+    "a large response": {"method": "GET"},
+    "an iterator's body": {"method": "POST", "content": [b"one", b"two"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed response:ResourceWarning")  # whoever drops it is told
+@pytest.mark.parametrize("case", INTERRUPTIBLE)
+def test_an_interrupt_at_any_line_of_a_call_gives_its_connection_back(
+    adapter: Any, case: str
+) -> None:
+    body = bytes(1_000_000)  # more than is read ahead
+    options = TransportConfig(limits=Limits(max_connections=1), warn_utilization=None)
+    interrupted = -1
+    with (
+        ScriptedServer(*[serve(response(200, body))] * 500) as server,
+        adapter.Client(options) as client,
+    ):
+        client.get(server.url)
+        while True:
+            interrupted += 1
+            trace = InterruptAt(interrupted + 1)
+            sys.settrace(trace)
+            try:
+                client.request(url=server.url, **INTERRUPTIBLE[case])
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            assert client.get(server.url, timeout=20).content == body
+            if trace.left > 0:
+                break
+
+    assert interrupted > 30
 
 
 FORKED = """

@@ -29,7 +29,13 @@ from trunkline import Origin, TransportError
 from trunkline.pool._watch import Steps
 from trunkline.proxy import Proxy
 from trunkline.tcp import Delivery
-from trunkline_aiohttp._protocol import Handler, make_connector, on_protocol_made, open_socket
+from trunkline_aiohttp._protocol import (
+    Handler,
+    make_connector,
+    on_protocol_made,
+    open_socket,
+    take_body,
+)
 from trunkline_aiohttp._translate import (
     DURING_EXCHANGE,
     WHILE_CONNECTING,
@@ -333,6 +339,20 @@ async def test_endless_bytes_that_bring_no_body_are_ended(line: bytes) -> None:
     error = await failure_of(read_all(body))
 
     assert isinstance(exchange_error(error, has_head=True, started=True), trunkline.LimitExceeded)
+
+
+async def test_a_large_body_may_come_twice_in_the_same_pieces() -> None:
+    handler, _ = connected()
+    body = bytes(600_000)
+    for _ in range(2):
+        handler.begin(without_body=False)
+        handler.data_received(HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+        _, payload = await handler.read()
+        received = b""
+        for start in range(0, len(body), 150_000):
+            handler.data_received(body[start : start + 150_000])
+            received += take_body(payload) or b""
+        assert received == body
 
 
 async def test_a_large_body_is_no_endless_head() -> None:

@@ -115,15 +115,18 @@ async def test_the_rest_of_a_body_is_sent_after_the_response_has_begun() -> None
 
 
 @pytest.mark.anyio
-async def test_an_error_of_the_callers_iterable_is_the_callers() -> None:
+@pytest.mark.parametrize("error", [LookupError("not found"), asyncio.CancelledError("mine")])
+async def test_an_error_of_the_callers_iterable_is_the_callers(error: BaseException) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield b"first"
-        raise LookupError("not found")
+        raise error from KeyError("why")
 
     with FrameServer([greet(), expect_head(), expect_reset(), serve()]) as server:
         async with speaking() as transport:
-            with pytest.raises(LookupError, match="not found"):
+            with pytest.raises(type(error)) as raised:
                 await transport.send(Request("POST", server.url, content=content()))
+            assert raised.value is error
+            assert type(error.__cause__) is KeyError
             assert (await fetch(transport, server.url)).status_code == 200
             assert server.connections == 1
 

@@ -9,6 +9,7 @@ import pytest
 
 import trunkline
 from trunkline import Origin, ProxyError, Tls, TransportConfig
+from trunkline._urls import parse_url
 from trunkline.proxy import find_proxy
 from trunkline.tls import make_ssl_context
 
@@ -46,6 +47,40 @@ def test_no_proxy_names_hosts_with_a_port_or_without(
     monkeypatch.setenv("NO_PROXY", excluded)
 
     assert find_proxy(TRUSTING, HTTP) is None
+
+
+@pytest.mark.parametrize(
+    ("excluded", "url", "is_direct"),
+    [
+        ("10.0.0.0/8", "http://10.1.2.3:8080", True),
+        ("10.0.0.1/8", "http://10.1.2.3:8080", True),
+        ("10.0.0.0/8", "http://11.1.2.3:8080", False),
+        ("10.0.0.0/8", "http://[::1]:8080", False),
+        ("10.0.0.0/8", "http://10.test:8080", False),
+        ("fd00::/8", "http://[fd00::1]:8080", True),
+        ("::1", "http://[::1]:8080", True),
+        ("[::1]", "http://[::1]:8080", True),
+        ("[::1]:8080", "http://[::1]:8080", True),
+        ("[::1]:80", "http://[::1]:8080", False),
+        ("0:0:0:0:0:0:0:1", "http://[::1]:8080", True),
+        ("http://127.0.0.1", "http://127.0.0.1:8080", True),
+        ("https://127.0.0.1", "http://127.0.0.1:8080", False),
+        ("HTTP://api.test:8080/", "http://api.test:8080", True),
+        ("http://api.test:80", "http://api.test:8080", False),
+        ("all://api.test", "http://api.test:8080", True),
+        ("other.test, *", "http://api.test:8080", True),
+        (" other.test , 127.0.0.1 ", "http://127.0.0.1:8080", True),
+        ("", "http://api.test:8080", False),
+        (",", "http://api.test:8080", False),
+    ],
+)
+def test_no_proxy_has_networks_ipv6_addresses_and_schemes_too(
+    excluded: str, url: str, is_direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    monkeypatch.setenv("NO_PROXY", excluded)
+
+    assert (find_proxy(TRUSTING, parse_url(url).origin) is None) is is_direct
 
 
 @pytest.mark.parametrize("url", ["socks4://user:secret@proxy.test:1", "http://user:secret@:1"])

@@ -35,6 +35,7 @@ def client_arguments(
         )
     if given is None or isinstance(given, TransportConfig):
         config = given = make_config(given, shaping)
+        arguments["mounts"] = _mounts(adapter, config, arguments.get("mounts") or {})
     elif shaping:
         raise UnsupportedOption(
             f"{', '.join(shaping)}: the transport that was given is made already; set it there"
@@ -45,3 +46,14 @@ def client_arguments(
     arguments.setdefault("follow_redirects", True)
     arguments["transport"] = made = adapter(given)
     return made.transport, arguments
+
+
+def _mounts(adapter: Any, config: TransportConfig, mounts: dict[str, Any]) -> dict[str, Any]:
+    """None mounts a transport without a proxy; in the library that is the one that is not mounted.
+
+    Ours finds the proxies itself, so that one without is another.
+    """
+    if None not in mounts.values() or not (config.proxy or config.trust_env):
+        return mounts
+    direct = adapter(config.model_copy(update={"proxy": None, "trust_env": False}))
+    return {pattern: direct if mounted is None else mounted for pattern, mounted in mounts.items()}

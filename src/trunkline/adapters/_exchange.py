@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from typing import TypeAlias
+
+from anyio import CancelScope
 
 from trunkline import Request, Response, Transport, TransportClosed
 from trunkline.adapters._thread import LoopThread
@@ -24,24 +25,23 @@ _Item: TypeAlias = Response | bytes | BaseException | None
 
 
 class Exchange:
-    """The task sends the request and reads the response ahead of the caller, a bounded way.
+    """The caller's half: gives the request to the other half, and takes what comes from it.
 
-    So a piece that is here already costs the caller no change of threads, and the body of a small
-    response has been read when the caller asks for it. A request's body that is an iterator is
-    iterated over in the caller's thread, to which its files and cursors may be bound.
+    A request's body that is an iterator is iterated over in the caller's thread, to which its files
+    and cursors may be bound. An exchange that is dropped, as by a KeyboardInterrupt that comes when
+    nobody holds it yet, is cancelled.
     """
+
+    _is_over = True  # of one that an interrupt has kept from being made
 
     def __init__(self, thread: LoopThread, body: Iterable[bytes] | None) -> None:
         self._thread = thread
-        self._inbox: SimpleQueue[_Item] = SimpleQueue()
+        self._task = _Task()
+        self._inbox = self._task.inbox
         self.upload = None if body is None else _Upload(self._inbox, iter(body))
-        self._task: Future[None] | None = None
+        self.request: Request
+        """What was sent."""
         self._is_over = False
-        # Each is written by one of the threads only.
-        self._given = self._taken = 0
-        self._room: asyncio.Event | None = None
-
-    # -- in the caller's thread --------------------------------------------------------------------
 
     def start(self, transport: Transport, request: Request) -> Response:
         """Send the request and wait for the response's head.
@@ -49,13 +49,12 @@ class Exchange:
         Raises:
             TransportError: see `Transport.send`.
         """
-        self._thread.left_over.add(self._give_up)
-        try:
-            self._task = self._thread.portal.start_task_soon(self._run, transport, request)
-        except RuntimeError:
-            self._give_up()
+        self.request = request
+        task, left_over = self._task, self._thread.left_over
+        left_over.add(task.give_up)
+        self._thread.start_task(partial(task.run, transport, request, left_over))
         if self._thread.has_ended:
-            self._give_up()
+            task.give_up()
         response = self._take()
         assert isinstance(response, Response)
         return response
@@ -67,22 +66,22 @@ class Exchange:
         piece = self._take()
         assert isinstance(piece, bytes)
         self._is_over = not piece
-        self._taken += len(piece)
-        room = self._room
-        if room is not None and self._given - self._taken <= _READ_AHEAD // 2:
-            self._thread.call_soon(room.set)
+        self._task.taken += len(piece)
+        if self._task.has_room:
+            self._thread.call_soon(self._task.go_on)
         return piece
 
     @property
     def is_running(self) -> bool:
         """Whether it holds a connection."""
-        return self._task is not None and not self._task.done()
+        return not self._task.is_done
 
     def cancel(self) -> None:
         """End the exchange, and with it the connection or stream. Idempotent, waits for nothing."""
+        if not self._task.is_done:
+            self._thread.call_soon(self._task.cancel)
+        self._thread.left_over.discard(self._task.give_up)
         self._is_over = True
-        if self._task is not None:
-            self._task.cancel()
 
     def _take(self) -> Response | bytes:
         try:
@@ -103,33 +102,79 @@ class Exchange:
         assert self.upload is not None
         self._thread.call_soon(self.upload.produce())
 
-    def _give_up(self) -> None:
-        self._inbox.put(TransportClosed("the transport is closed"))
+    def __del__(self) -> None:
+        if not self._is_over:
+            self.cancel()
 
-    # -- in the loop's thread ----------------------------------------------------------------------
 
-    async def _run(self, transport: Transport, request: Request) -> None:
-        inbox = self._inbox
+class _Task:
+    """The half in the loop: sends the request and reads the response ahead of the caller.
+
+    So a piece that is here already costs the caller no change of threads, and the body of a small
+    response has been read when the caller asks for it. It does not hold the caller's half, which is
+    to be dropped when the caller drops it.
+    """
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[_Item] = SimpleQueue()
+        self.is_done = False
+        # Each is written by one of the threads only.
+        self._given = self.taken = 0
+        self._room: asyncio.Event | None = None
+        self._scope: CancelScope | None = None
+        self._is_cancelled = False
+
+    # -- in any thread -----------------------------------------------------------------------------
+
+    def give_up(self) -> None:
+        self.inbox.put(TransportClosed("the transport is closed"))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it waits for the caller, who has taken enough by now."""
+        return self._room is not None and self._given - self.taken <= _READ_AHEAD // 2
+
+    # -- in the loop's -----------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def go_on(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+    async def run(
+        self, transport: Transport, request: Request, left_over: set[Callable[[], object]]
+    ) -> None:
+        """Put the response into the inbox, its body's pieces and `_END`, or what went wrong."""
         try:
-            async with await transport.send(request) as response:
-                inbox.put(response)
-                async for piece in response.aiter_raw():
-                    self._given += len(piece)
-                    inbox.put(piece)
-                    if self._given - self._taken > _READ_AHEAD:
-                        await self._wait_for_room()
-            inbox.put(_END)
+            with CancelScope() as self._scope:
+                if not self._is_cancelled:  # the caller was faster than the loop
+                    await self._exchange(transport, request)
         except asyncio.CancelledError:
-            self._give_up()
+            self.give_up()
             raise
         except Exception as error:  # noqa: BLE001  # the caller's thread raises it
-            inbox.put(error)
+            self.inbox.put(error)
         finally:
-            self._thread.left_over.discard(self._give_up)
+            self.is_done = True
+            left_over.discard(self.give_up)
+
+    async def _exchange(self, transport: Transport, request: Request) -> None:
+        async with await transport.send(request) as response:
+            self.inbox.put(response)
+            async for piece in response.aiter_raw():
+                self._given += len(piece)
+                self.inbox.put(piece)
+                if self._given - self.taken > _READ_AHEAD:
+                    await self._wait_for_room()
+        self.inbox.put(_END)
 
     async def _wait_for_room(self) -> None:
         self._room = asyncio.Event()
-        if self._given - self._taken > _READ_AHEAD:  # the caller may not have seen `_room`
+        if self._given - self.taken > _READ_AHEAD:  # the caller may not have seen `_room`
             await self._room.wait()
         self._room = None
 

@@ -20,6 +20,7 @@ from trunkline import (
     Transport,
     TransportConfig,
 )
+from trunkline._fields import Fields, lower_name
 from trunkline._urls import Target, parse_url
 from trunkline.adapters._errors import class_for
 
@@ -72,7 +73,7 @@ class Family:
         return Request(
             request.method,
             _target(request.url, extensions.get("target")),
-            headers=_headers(request.headers.raw, content),
+            headers=_fields(request.headers.raw),
             content=content,
             timeouts=_timeouts(tuple(timeout.items()), head_limit) if timeout else None,
         )
@@ -82,7 +83,10 @@ class Family:
         try:
             return request.content or None, None
         except self._not_read:
-            return None, request.stream
+            stream = request.stream
+        if isinstance(stream, self.library.ByteStream):  # of the request that was redirected
+            return b"".join(stream) or None, None
+        return None, stream
 
     def translate_response(self, response: Response, stream: Any, made: Any) -> Any:
         """The library's response for ours, of the class `made`, with `stream` as its body."""
@@ -154,18 +158,17 @@ def _origin(scheme: bytes, host: bytes, port: int | None) -> Origin:
     return parse_url(f"{scheme.decode('ascii')}://{authority}").origin
 
 
-def _headers(raw: list[tuple[bytes, bytes]], content: object) -> tuple[tuple[str, str], ...]:
-    fields = tuple(
-        [(name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
-    )
-    if content is None or isinstance(content, bytes):
+def _fields(raw: list[tuple[bytes, bytes]]) -> Fields:
+    pairs = [
+        (name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in raw
+    ]
+    fields = Fields(tuple(pairs))
+    codings = fields.controls.get("transfer-encoding")
+    if codings is None or [one.lower() for one in codings] != ["chunked"]:
         return fields
-    # The library says how the body will be framed; the transport frames it, and says so itself.
-    return tuple(
-        field
-        for field in fields
-        if field[0].lower() != "transfer-encoding" or field[1].lower() != "chunked"
-    )
+    # The library says how the body will be framed, and goes on saying it when the body has been
+    # read since. The transport frames it, and says so itself.
+    return Fields(tuple([one for one in fields.pairs if lower_name(one[0]) != "transfer-encoding"]))
 
 
 @lru_cache(maxsize=256)

@@ -93,10 +93,12 @@ class SyncBody:
         self._exchange.cancel()
 
     def __del__(self) -> None:
-        if self._exchange.is_running:
-            self._exchange.cancel()
+        exchange: Exchange | None = getattr(self, "_exchange", None)  # none: interrupted at birth
+        if exchange is not None and exchange.is_running:
+            exchange.cancel()
+            # Of the request only what is no secret: its method and origin.
             warnings.warn(
-                f"unclosed response to {self._request!r}",
+                f"unclosed response to {exchange.request!r}",
                 ResourceWarning,
                 source=self,
                 stacklevel=2,

@@ -31,14 +31,13 @@ class LoopThread:
             told for certain: a task handed over at the last moment might never have begun.
     """
 
-    portal: BlockingPortal
     loop: asyncio.AbstractEventLoop
     has_ended: bool = False
 
     def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
         self.process = os.getpid()
         self._at_end = at_end
-        self._is_exiting = False
+        self._is_ending = self._is_exiting = False
         self.left_over: set[Callable[[], object]] = set()
         started: Future[None] = Future()
         # A daemon: the others are joined at exit before anybody could stop it.
@@ -56,9 +55,20 @@ class LoopThread:
             self._thread.join()
 
     def end_soon(self) -> None:
-        """Have it end. Waits for nothing, so that a finalizer may call it, in any thread."""
+        """Have it end. Waits for nothing, so that a finalizer may call it, in any thread.
+
+        A finalizer may run when the interpreter has taken the modules apart. `_exit` was before.
+        """
+        if self._is_ending:
+            return
+        self._is_ending = True
         atexit.unregister(self._exit)
         self.call_soon(self._end.set)
+
+    def start_task(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run it as a task, unless the loop has ended. An exception that it raises is lost."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._portal.start_task_soon(run)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Run `callback` in the loop, unless that has ended."""
@@ -92,8 +102,8 @@ class LoopThread:
 
     async def _main(self, started: Future[None]) -> None:
         self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        async with BlockingPortal() as self.portal:
+        async with BlockingPortal() as self._portal:
             started.set_result(None)
             await self._end.wait()
             await self._at_end()
-            await self.portal.stop(cancel_remaining=True)
+            await self._portal.stop(cancel_remaining=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Callable
@@ -156,6 +157,34 @@ class Streaming(Conformance):
             assert not any(request.complete for request in rig.server.requests)
 
     @keeps(7)
+    async def test_an_error_of_the_body_keeps_its_own_cause(self) -> None:
+        async with self.rig(serve()) as rig:
+            with pytest.raises(_OwnError) as raised:
+                await rig.fetch("POST", content=_broken(b"first"))
+
+            assert type(raised.value.__cause__) is KeyError
+
+    @keeps(7)
+    async def test_a_body_that_awaits_a_cancelled_task_ends_the_call(
+        self, anyio_backend_name: str
+    ) -> None:
+        if anyio_backend_name != "asyncio":
+            pytest.skip("elsewhere cancellation does not spread to who awaits")
+        task = asyncio.ensure_future(asyncio.sleep(60))
+
+        async def produce() -> AsyncIterator[bytes]:
+            yield b"first"
+            task.cancel()
+            await task
+
+        async with self.rig(serve()) as rig:
+            with pytest.raises(asyncio.CancelledError), anyio.fail_after(20):
+                await rig.fetch("POST", content=produce())
+
+            await rig.until_client_closed()
+            assert not any(request.complete for request in rig.server.requests)
+
+    @keeps(7)
     async def test_an_error_of_the_body_ends_the_connection(self) -> None:
         async with self.rig(serve()) as rig:
             with pytest.raises(_OwnError):
@@ -259,7 +288,7 @@ class _OwnError(Exception):
 async def _broken(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
-    raise _OwnError
+    raise _OwnError from KeyError("why")
 
 
 async def _more_than_fits(closed: anyio.Event | None = None) -> AsyncIterator[bytes]:
