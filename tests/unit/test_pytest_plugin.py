@@ -74,6 +74,22 @@ def test_a_suite_that_does_not_use_trunkline_does_not_load_it(pytester: pytest.P
     pytester.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
 
 
+def test_a_suite_may_hold_what_does_not_compare(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        class Array:
+            def __eq__(self, other):
+                raise ValueError("the truth value of an array is ambiguous")
+
+        ARRAY = Array()
+
+        def test_it():
+            pass
+        """
+    )
+    pytester.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
+
+
 # -- fixtures --------------------------------------------------------------------------------------
 
 
