@@ -246,7 +246,7 @@ async def test_routes_nobody_called_are_named() -> None:
         (RemoteDisconnected, "headers", True, False, "if_idempotent"),
         (StreamRefused, "headers", True, False, "safe"),
         (ReadTimeout, "body", True, True, "unsafe"),
-        (TransportClosed, None, False, False, "safe"),
+        (TransportClosed, "pool", False, False, "safe"),
     ],
 )
 async def test_an_error_made_from_its_class_has_the_facts_of_a_real_one(
