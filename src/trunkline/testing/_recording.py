@@ -35,7 +35,8 @@ from trunkline.testing._matching import Aspect, Matcher, Matching
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
 from trunkline.testing._received import Chunks, check_piece, end, receive, with_content
 from trunkline.testing._redaction import Redaction, Redactor
-from trunkline.testing._replaying import ASPECTS, Player, redact
+from trunkline.testing._replaying import ASPECTS, Player
+from trunkline.testing._shown import redact
 from trunkline.testing._timed import TimedCall, timeouts_of
 
 _LENGTH = "content-length"

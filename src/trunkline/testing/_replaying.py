@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Collection
-from contextlib import suppress
 from time import monotonic
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from trunkline import (
     Capabilities,
-    DecodeError,
     InvalidRequest,
     PoolSnapshot,
     Request,
@@ -27,17 +24,12 @@ from trunkline import (
 from trunkline._bodies import IterableStream
 from trunkline.testing._cassette import Cassette, Entry, load_body, load_error, load_headers
 from trunkline.testing._matching import Aspect, Matcher, Matching
-from trunkline.testing._received import (
-    ReceivedRequest,
-    UnexpectedRequest,
-    receive,
-    with_content,
-)
+from trunkline.testing._received import ReceivedRequest, UnexpectedRequest, receive
 from trunkline.testing._redaction import Redaction, Redactor
+from trunkline.testing._shown import redact
 from trunkline.testing._timed import TimedBody, TimedCall
 
 ASPECTS: tuple[Aspect, ...] = ("method", "url", "body")
-_OF_THE_CODING = ("content-encoding", "content-length")
 
 
 class Player:
@@ -193,30 +185,3 @@ class ReplayTransport:
     async def aclose(self, drain: float = 0.0) -> None:
         """After this, `send` raises `TransportClosed`."""
         self._is_closed = True
-
-
-def redact(request: ReceivedRequest, redactor: Redactor) -> ReceivedRequest:
-    """`request` without its secrets, and without the coding that would hide them."""
-    request = _decoded(request)
-    # Headers first: what they hold is taken out of the rest as well.
-    fields = [(name, redactor.header(name, value)) for name, value in request.headers.items()]
-    content: Any = request.content
-    if content is not None:
-        (content,) = redactor.chunks([request.body], request.headers.get("Content-Type", ""))
-        fields = [pair for pair in fields if pair[0].lower() != "content-length"]
-    url = redactor.text(f"{request.origin}{request.path}")
-    return ReceivedRequest(request.method, url, headers=fields, content=content)
-
-
-def _decoded(request: ReceivedRequest) -> ReceivedRequest:
-    """`request` with its body decoded as far as it goes, if its coding is known."""
-    from trunkline.decode import make_decoder
-
-    pieces: list[bytes] = []
-    with suppress(DecodeError):
-        decoder = make_decoder(request.headers.get("Content-Encoding"))
-        if decoder is None:
-            return request
-        pieces.extend(decoder.feed(request.body))
-    fields = [pair for pair in request.headers.items() if pair[0].lower() not in _OF_THE_CODING]
-    return with_content(request, b"".join(pieces), fields)
