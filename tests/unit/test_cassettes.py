@@ -324,6 +324,24 @@ async def test_the_order_in_the_file_is_that_of_the_calls(path: Path) -> None:
     assert bodies == ["a", "b"]
 
 
+@pytest.mark.parametrize("mode", ["once", "new", "all"])
+async def test_nothing_is_lost_where_two_record_into_one_file(path: Path, mode: Any) -> None:
+    mine, other = counting(), counting()
+    first = RecordingTransport(mine, path, mode=mode)
+    second = RecordingTransport(other, path, mode=mode)
+    half = await second.send(chat("c"))
+    await ask(first, chat("a"))
+    with pytest.raises(RuntimeError, match=r"one\.json: something else has written to it"):
+        await ask(second, chat("b"))
+    assert (len(mine.requests), len(other.requests)) == (1, 1)
+    with pytest.raises(RuntimeError, match=r"one\.json: something else has written to it"):
+        await second.aclose()
+    await half.aclose()
+    assert len(read(path)) == 1
+    with pytest.raises(TransportClosed):
+        await other.send(chat("d"))
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"trunkline_cassette": 2, "interactions": []}'])
 def test_another_file_is_refused(path: Path, text: str) -> None:
     path.parent.mkdir()

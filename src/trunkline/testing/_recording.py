@@ -26,6 +26,7 @@ from trunkline._urls import Target
 from trunkline.testing._cassette import (
     Cassette,
     Entry,
+    open_cassette,
     write_body,
     write_error,
     write_headers,
@@ -74,7 +75,7 @@ class RecordingTransport(PassingTransport):
     def __init__(
         self,
         inner: Transport,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Cassette,
         *,
         mode: RecordMode = "once",
         match: Collection[Aspect] | Matcher = ASPECTS,
@@ -85,7 +86,7 @@ class RecordingTransport(PassingTransport):
         super().__init__(inner)
         if mode not in ("none", "once", "new", "all"):
             raise ValueError(f"mode: {mode!r} is none of none, once, new, all")
-        cassette = Cassette(path, is_blank=mode == "all")
+        cassette = open_cassette(path, is_blank=mode == "all")
         self._redaction = redaction or Redaction()
         self._player = Player(cassette, Matching(match), self._redaction, pace=pace)
         self._pace = pace
@@ -128,22 +129,22 @@ class RecordingTransport(PassingTransport):
         if not request.is_rewindable:
             given = cast("AsyncIterable[bytes]", request.content) if pieces is None else pieces
             sent = _streaming(request, Tee(given.__aiter__()))
-        take = _Take(sent, Redactor(self._redaction), self._save, pace=self._pace)
+        cassette = self._player.cassette
+        cassette.check_unchanged()
+        take = _Take(sent, Redactor(self._redaction), cassette.save, pace=self._pace)
         self._takes.append(take)
+        cassette.takes.append(take)
         try:
             response = await self.inner.send(sent)
         except TransportError as error:
             take.failed(error)
             raise
         except BaseException:
-            self._takes.remove(take)  # cancelled, or no failure of the network's: nothing came
+            self._takes.remove(take)
+            cassette.takes.remove(take)  # cancelled, or no failure of the network's: nothing came
             raise
         response.request = request
         return take.began(response)
-
-    def _save(self) -> None:
-        takes = [take.entry for take in self._takes if take.entry is not None]
-        self._player.cassette.save([*self._player.cassette.entries, *takes])
 
     async def warm(self, url: str, connections: int = 1) -> int:
         """See `Transport.warm`; 0 where nothing is recorded."""
@@ -156,9 +157,11 @@ class RecordingTransport(PassingTransport):
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`. Responses still open are recorded as far as they were read."""
         self._is_closed = True
-        for take in self._takes:
-            take.end()
-        await super().aclose(drain)
+        try:
+            for take in self._takes:
+                take.end()
+        finally:
+            await super().aclose(drain)
 
 
 class Tee(AsyncIterator[bytes]):

@@ -22,7 +22,14 @@ from trunkline import (
     TransportClosed,
 )
 from trunkline._bodies import IterableStream
-from trunkline.testing._cassette import Cassette, Entry, load_body, load_error, load_headers
+from trunkline.testing._cassette import (
+    Cassette,
+    Entry,
+    load_body,
+    load_error,
+    load_headers,
+    open_cassette,
+)
 from trunkline.testing._matching import Aspect, Matcher, Matching
 from trunkline.testing._received import ReceivedRequest, UnexpectedRequest, receive
 from trunkline.testing._redaction import Redaction, Redactor
@@ -42,14 +49,13 @@ class Player:
         self._matching = matching
         self._redaction = redaction
         self._pace = pace
-        self._played: set[int] = set()
 
     def find(self, request: ReceivedRequest) -> Entry | None:
         """The next exchange for `request`, which is then played."""
         sent = redact(request, Redactor(self._redaction))
         for number, recorded in enumerate(self.cassette.requests):
-            if number not in self._played and self._matching.fits(recorded, sent):
-                self._played.add(number)
+            if number not in self.cassette.played and self._matching.fits(recorded, sent):
+                self.cassette.played.add(number)
                 return self.cassette.entries[number]
         return None
 
@@ -140,7 +146,7 @@ class ReplayTransport:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Cassette,
         *,
         match: Collection[Aspect] | Matcher = ASPECTS,
         redaction: Redaction | None = None,
@@ -148,7 +154,9 @@ class ReplayTransport:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._timeouts = timeouts or Timeouts()
-        self._player = Player(Cassette(path), Matching(match), redaction or Redaction(), pace=pace)
+        self._player = Player(
+            open_cassette(path), Matching(match), redaction or Redaction(), pace=pace
+        )
         self._is_closed = False
 
     async def send(self, request: Request) -> Response:
