@@ -52,7 +52,8 @@ Entry: TypeAlias = dict[str, Any]
 class Take(Protocol):
     """An exchange while it is recorded; `entry` is None until it is over."""
 
-    entry: Entry | None
+    @property
+    def entry(self) -> Entry | None: ...
 
 
 class Cassette:
@@ -62,6 +63,7 @@ class Cassette:
         is_new: nothing is replayed: there was no file, or it is to be recorded anew.
         played: the numbers of the entries that were replayed already.
         takes: what was recorded since, in the order of the calls.
+        secrets: those found in any of it.
 
     Raises:
         ValueError: there is something else in it.
@@ -75,6 +77,7 @@ class Cassette:
         self.requests = [_load_request(entry["request"]) for entry in self.entries]
         self.played: set[int] = set()
         self.takes: list[Take] = []
+        self.secrets: set[str] = set()
 
     def _state_of_file(self) -> tuple[int, ...] | None:
         with suppress(FileNotFoundError):
@@ -97,7 +100,8 @@ class Cassette:
             RuntimeError: see `check_unchanged`.
         """
         self.check_unchanged()
-        entries = [*self.entries, *(take.entry for take in self.takes if take.entry is not None)]
+        taken = [entry for take in self.takes if (entry := take.entry) is not None]
+        entries = [*self.entries, *taken]
         text = json.dumps(
             {"trunkline_cassette": VERSION, "interactions": entries}, ensure_ascii=False, indent=2
         )

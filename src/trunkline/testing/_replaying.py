@@ -47,12 +47,12 @@ class Player:
     ) -> None:
         self.cassette = cassette
         self._matching = matching
-        self._redaction = redaction
+        self._redactor = Redactor(redaction, cassette.secrets)
         self._pace = pace
 
     def find(self, request: ReceivedRequest) -> Entry | None:
         """The next exchange for `request`, which is then played."""
-        sent = redact(request, Redactor(self._redaction))
+        sent = redact(request, self._redactor)
         for number, recorded in enumerate(self.cassette.requests):
             if number not in self.cassette.played and self._matching.fits(recorded, sent):
                 self.cassette.played.add(number)
@@ -61,7 +61,7 @@ class Player:
 
     def refuse(self, request: ReceivedRequest, why: str) -> UnexpectedRequest:
         """The error for a request that `find` found nothing for."""
-        recorded, sent = self.cassette.requests, redact(request, Redactor(self._redaction))
+        recorded, sent = self.cassette.requests, redact(request, self._redactor)
         lines = [f"{sent.method} {sent.url} is not in {self.cassette.path} ({why})"]
         played = [n + 1 for n, one in enumerate(recorded) if self._matching.fits(one, sent)]
         if played:

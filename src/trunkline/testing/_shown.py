@@ -18,8 +18,11 @@ _OF_THE_CODING = ("content-encoding", "content-length")
 
 def redact(request: ReceivedRequest, redactor: Redactor) -> ReceivedRequest:
     """`request` without its secrets, and without the coding that would hide them."""
-    request = _decoded(request)
-    # Headers first: what they hold is taken out of the rest as well.
+    decoded = _decoded(request)
+    return redactor.settled(lambda: _redacted(decoded, redactor))
+
+
+def _redacted(request: ReceivedRequest, redactor: Redactor) -> ReceivedRequest:
     fields = [(name, redactor.header(name, value)) for name, value in request.headers.items()]
     content: Any = request.content
     if content is not None:
