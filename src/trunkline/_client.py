@@ -254,6 +254,9 @@ class Client:
     async def aclose(self, drain: float = 0.0) -> None:
         """Close the transport, and those retired by `reconfigure`; see `Transport.aclose`."""
         self._is_closed = True
+        if not self._retired:
+            await _close(self.transport, drain)  # what it raises comes out as it is
+            return
         async with anyio.create_task_group() as group:
             for transport in (self.transport, *self._retired):
                 group.start_soon(_close, transport, drain)

@@ -135,8 +135,65 @@ def test_a_suite_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     install(tmp_path)
     done = run(tmp_path, "forgetful", "-k", "nothing_is_called_so")
 
-    assert done.returncode == 1
-    assert "the suite did not run" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "-k: no behaviour is called 'nothing_is_called_so'\n"
+
+
+@pytest.mark.parametrize(
+    ("loops", "why"),
+    [
+        ("asynci", "'asynci' is none of asyncio, uvloop, trio"),
+        ("asyncio,", "'' is none of asyncio, uvloop, trio"),
+        ("", "'' is none of asyncio, uvloop, trio"),
+        ("trio", "--loops: aiohttp does not run on trio"),
+    ],
+)
+def test_loops_that_would_leave_nothing_to_run_are_an_error(
+    loops: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = conformance.main(["aiohttp", "--loops", loops])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_a_loop_that_is_not_installed_is_an_error(tmp_path: Path) -> None:
+    install(tmp_path)
+    done = run(tmp_path, "forgetful", "--loops", "uvloop")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--loops: uvloop is not installed: pip install uvloop\n"
+
+
+def test_a_broken_backend_is_told_of_and_the_others_are_examined(tmp_path: Path) -> None:
+    install(tmp_path)
+    door = "broken = broken_one:Transport\nwrong = forgetful:Nonesuch\n"
+    with (tmp_path / "forgetful-1.dist-info" / "entry_points.txt").open("a") as file:
+        file.write(door)
+    (tmp_path / "broken_one.py").write_text("raise KeyError('at import')")
+    page = tmp_path / "cards.md"
+    names = ("broken", "forgetful", "wrong")
+    done = run(tmp_path, *names, "-k", "method_is_sent_as_given", "--markdown", str(page))
+
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert first == "backend 'broken' cannot be loaded: KeyError: 'at import'"
+    assert second.startswith("backend 'wrong' cannot be loaded: AttributeError: ")
+    assert "1 passed" in done.stdout
+    assert "1 passed" in page.read_text(encoding="utf-8")
+
+
+def test_what_the_environment_tells_pytest_is_not_for_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    monkeypatch.setenv("PYTEST_PLUGINS", "no_such_plugin")
+    install(tmp_path)
+    done = run(tmp_path, "forgetful", "-k", "test_the_method_is_sent_as_given")
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_promises_are_those_of_the_contract() -> None:

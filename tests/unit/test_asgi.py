@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request as AppRequest
@@ -297,9 +298,35 @@ async def test_what_the_application_raises_is_raised_as_it_is() -> None:
     with pytest.raises(KeyError):
         await response.aread()
     response = await transport.send(Request("GET", "http://h/late"))
-    assert await response.aread() == b"x"
     with pytest.raises(KeyError):
-        await transport.aclose()
+        await response.aread()
+    await transport.aclose()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_starlette_raises_after_its_own_500_is_raised_by_the_call(method: str) -> None:
+    async def boom(request: AppRequest) -> None:
+        raise ZeroDivisionError("boom")
+
+    transport = ASGITransport(Starlette(routes=[Route("/boom", boom)]))
+    async with Client(transport=transport, base_url="http://h") as client:
+        with pytest.raises(ZeroDivisionError):
+            await client.request(method, "/boom")
+
+
+async def test_what_is_raised_long_after_the_response_is_raised_by_aclose() -> None:
+    is_read = anyio.Event()
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        await answering(b"x")(scope, receive, send)
+        await is_read.wait()
+        raise KeyError("in the background")
+
+    client = Client(transport=ASGITransport(http(app)), base_url="http://h")
+    assert (await client.get("/")).content == b"x"
+    is_read.set()
+    with pytest.raises(KeyError, match="in the background"):
+        await client.aclose(drain=5)
 
 
 async def test_or_becomes_what_a_server_makes_of_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -398,10 +425,77 @@ async def test_a_starlette_stream_ends_with_its_client() -> None:
 
         return StreamingResponse(pieces())
 
-    async with serving(Starlette(routes=[Route("/", endless)])) as transport:
+    app = Starlette(routes=[Route("/", endless)])
+    async with serving(app, spec_version="2.3") as transport:
         async with await transport.send(Request("GET", "http://h/")) as response:
             assert await response.aiter_raw().__anext__() == b"first"
         await eventually(ended)
+
+
+async def test_sending_to_a_client_that_has_gone_is_an_error_of_the_operating_system(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    raised: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        assert scope["asgi"]["spec_version"] == "2.4"
+        await send({"type": "http.response.start", "status": 200})
+        await receive()
+        await receive()
+        try:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        except OSError as error:
+            raised.append(str(error))
+            raise KeyError("as Starlette makes another error of it")  # noqa: B904
+
+    async with serving(http(app)) as transport:
+        await (await transport.send(GET)).aclose()
+        await eventually(raised)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_starlette_may_stream_the_request_into_its_response(is_streamed: bool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"a", b"b", b"c"):
+            await anyio.lowlevel.checkpoint()
+            yield piece
+
+    async def echo(request: AppRequest) -> StreamingResponse:
+        return StreamingResponse(request.stream())
+
+    content = pieces() if is_streamed else b"abc"
+    app = Starlette(routes=[Route("/", echo, methods=["POST"])])
+    async with serving(app) as transport:
+        with anyio.fail_after(5):
+            response = await transport.send(Request("POST", "http://h/", content=content))
+            assert await response.aread() == b"abc"
+
+
+async def test_two_tasks_may_receive_at_once() -> None:
+    received: list[bytes] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"a", b"b", b"c"):
+            await anyio.lowlevel.checkpoint()
+            yield piece
+
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        async def take() -> None:
+            while (message := await receive()).get("more_body"):
+                received.append(message["body"])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await take()
+            tasks.cancel_scope.cancel()
+        await answering()(scope, receive, send)
+
+    async with serving(http(app)) as transport:
+        with anyio.fail_after(5):
+            response = await transport.send(Request("POST", "http://h/", content=pieces()))
+            await response.aread()
+    assert received == [b"a", b"b", b"c"]
 
 
 # -- deadlines -------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from trunkline.testing import (
     Router,
     UnexpectedRequest,
 )
+from trunkline.testing._cassette import Cassette
 from trunkline.testing._received import Chunks, receive
 from trunkline.testing._redaction import Redactor
 
@@ -324,6 +325,24 @@ async def test_the_order_in_the_file_is_that_of_the_calls(path: Path) -> None:
     assert bodies == ["a", "b"]
 
 
+@pytest.mark.parametrize("mode", ["once", "new", "all"])
+async def test_nothing_is_lost_where_two_record_into_one_file(path: Path, mode: Any) -> None:
+    mine, other = counting(), counting()
+    first = RecordingTransport(mine, path, mode=mode)
+    second = RecordingTransport(other, path, mode=mode)
+    half = await second.send(chat("c"))
+    await ask(first, chat("a"))
+    with pytest.raises(RuntimeError, match=r"one\.json: something else has written to it"):
+        await ask(second, chat("b"))
+    assert (len(mine.requests), len(other.requests)) == (1, 1)
+    with pytest.raises(RuntimeError, match=r"one\.json: something else has written to it"):
+        await second.aclose()
+    await half.aclose()
+    assert len(read(path)) == 1
+    with pytest.raises(TransportClosed):
+        await other.send(chat("d"))
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"trunkline_cassette": 2, "interactions": []}'])
 def test_another_file_is_refused(path: Path, text: str) -> None:
     path.parent.mkdir()
@@ -483,6 +502,11 @@ REQUESTS: list[Callable[[str], Request]] = [
     lambda s: Request("GET", URL, headers={"x-api-key": s}),
     lambda s: Request("GET", URL, headers={"api-key": s}),
     lambda s: Request("GET", URL, headers={"X-Goog-Api-Key": s}),
+    lambda s: Request("GET", URL, headers={"Ocp-Apim-Subscription-Key": s}),
+    lambda s: Request("GET", URL, headers={"X-Functions-Key": s}),
+    lambda s: Request("GET", URL, headers={"X-Auth": s}),
+    lambda s: Request("GET", URL, headers={"X-Auth-Key": s}),
+    lambda s: Request("GET", f"{URL}?api%5Fkey={s}"),
     lambda s: Request("GET", URL, headers={"Cookie": f"session={s}"}),
     lambda s: Request("GET", URL, headers={"X-Amz-Security-Token": s}),
     lambda s: Request("GET", URL, headers={"Referer": f"https://h/?access_token={s}"}),
@@ -547,6 +571,65 @@ async def test_no_secret_of_a_response_reaches_the_disk(
     replayed = await ask(ReplayTransport(path), request)
     if replayed.startswith("{"):
         json.loads(replayed)
+
+
+TOKEN = "tok-1234567890"
+
+
+def saying(request: Request) -> tuple[int, dict[str, str], bytes]:
+    body = {"access_token": TOKEN} if request.path == "/v1/login" else {"fine": request.path}
+    return 200, {"X-Echo": request.headers.get("X-Debug", "")}, json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [Request("GET", f"{URL}/login"), Request("GET", f"{URL}/session/{TOKEN}")],
+        [Request("GET", f"{URL}/session/{TOKEN}?x=1"), Request("GET", f"{URL}/login")],
+        [Request("GET", f"{URL}/?api_key={TOKEN}", headers={"X-Debug": TOKEN})],
+        [
+            Request(
+                "POST", URL, headers={"X-Debug": TOKEN}, content=f'{{"secret":"{TOKEN}"}}'.encode()
+            )
+        ],
+        [
+            Request("POST", URL, content=f'{{"a":["{TOKEN}",1]}}'.encode()),
+            Request("POST", URL, content=f"{TOKEN} is plain".encode()),
+            Request("GET", URL, headers={"Authorization": f"Bearer {TOKEN}"}),
+        ],
+    ],
+    ids=["a later path", "an earlier path", "a query in a header", "JSON in a header", "bodies"],
+)
+async def test_a_secret_found_anywhere_is_taken_out_everywhere(
+    path: Path, requests: list[Request]
+) -> None:
+    recording = RecordingTransport(MockTransport(saying), path)
+    for request in requests:
+        await ask(recording, request)
+
+    assert TOKEN not in text_of(path)
+    replay = ReplayTransport(path)
+    for request in requests:
+        await ask(replay, request)
+
+
+async def test_the_transports_of_a_cassette_know_each_others_secrets(path: Path) -> None:
+    cassette = Cassette(path)
+    first, second = (RecordingTransport(MockTransport(saying), cassette) for _ in range(2))
+    await ask(first, Request("GET", f"{URL}/session/{TOKEN}"))
+    await ask(second, Request("GET", f"{URL}/login"))
+    assert TOKEN not in text_of(path)
+
+
+async def test_what_was_taken_out_may_be_anything_and_the_rest_may_not(path: Path) -> None:
+    recording = RecordingTransport(MockTransport(saying), path)
+    await ask(recording, Request("GET", f"{URL}/session/{TOKEN}?q=a-{TOKEN}&n=1"))
+    await ask(recording, Request("GET", f"{URL}/login"))
+    replay = ReplayTransport(path)
+    for wrong in ("session/other/x?q=b-other&n=1", "other?q=a-b&n=1", "session/other?q=a-b&n=2"):
+        with pytest.raises(UnexpectedRequest):
+            await ask(replay, Request("GET", f"{URL}/{wrong}"))
+    await ask(replay, Request("GET", f"{URL}/session/other?n=1&q=a-other"))
 
 
 async def test_a_length_is_that_of_the_redacted_body(path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import get_args
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
@@ -14,18 +17,21 @@ from trunkline import (
     Client,
     ConnectError,
     DeadlineExceeded,
+    GoAway,
     HeadersTimeout,
     PoolSnapshot,
     ReadTimeout,
     RemoteDisconnected,
     Request,
     Response,
+    StreamReset,
     Timeouts,
     Transport,
     TransportClosed,
     TransportError,
 )
 from trunkline.testing import Fault, FaultPlan, FaultTransport, LLMServer, MockTransport, Router
+from trunkline.testing._facts import phases_of
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +64,12 @@ async def test_without_a_fault_all_is_as_inside() -> None:
         ("ConnectError", "connect", (False, 0, False, "safe"), False),
         ("WriteError", "write", (None, 1, False, "if_idempotent"), False),
         ("RemoteDisconnected", "headers", (True, 1, False, "if_idempotent"), True),
-        ("StreamRefused", "headers", (True, 1, False, "safe"), True),
+        ("RemoteProtocolError", "headers", (True, 1, True, "unsafe"), True),
+        ("StreamReset", "headers", (True, 1, False, "if_idempotent"), True),
+        ("StreamRefused", "headers", (True, 1, False, "safe"), False),
+        ("GoAway", "write", (None, 1, False, "safe"), False),
+        ("EgressDenied", "connect", (False, 0, False, "safe"), False),
+        ("TransportClosed", "pool", (False, 0, False, "safe"), False),
     ],
 )
 async def test_an_error_before_the_body(
@@ -76,6 +87,9 @@ async def test_an_error_before_the_body(
     assert len(mock.requests) == was_asked
 
 
+PHASES = get_args(trunkline.Phase)
+
+
 @given(
     st.sampled_from(trunkline.__all__).filter(
         lambda name: (
@@ -84,28 +98,84 @@ async def test_an_error_before_the_body(
             and not issubclass(kind, (trunkline.HTTPStatusError, trunkline.UnsupportedOption))
         )
     ),
-    st.sampled_from(["pool", "dns", "connect", "proxy", "tls", "write", "headers", "body"]),
+    st.none() | st.sampled_from(PHASES),
 )
-def test_any_error_can_happen_in_any_phase(name: str, phase: trunkline.Phase) -> None:
-    import anyio
-
+def test_no_error_says_that_a_processed_request_is_safe_to_replay(
+    name: str, phase: trunkline.Phase | None
+) -> None:
+    if phase not in (None, *phases_of(getattr(trunkline, name))):
+        with pytest.raises(ValidationError, match=f"{name} does not happen at '{phase}'; give "):
+            Fault.model_validate({"error": name, "phase": phase})
+        return
     fault = Fault.model_validate({"error": name, "phase": phase})
-    transport = FaultTransport(inner(), [fault])
+    transport = FaultTransport(mock := inner(), [fault])
 
     async def run() -> None:
         with pytest.raises(getattr(trunkline, name)) as caught:
             await (await transport.send(POST)).aread()
-        assert caught.value.phase == phase
+        assert caught.value.phase == fault.failure_phase
+        assert phase in (None, caught.value.phase)
+        assert not (mock.requests and caught.value.replay == "safe")
 
     anyio.run(run)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(b"garbage\r\n\r\n", "RemoteProtocolError"), (b"", "RemoteDisconnected")],
+)
+async def test_the_facts_are_those_of_a_connection(answer: bytes, error: str) -> None:
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+
+    seen: list[TransportError] = []
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        request = Request("POST", f"http://127.0.0.1:{port}/x", content=b"1234")
+        fault = Fault.model_validate({"error": error})
+        for transport in (trunkline.HttpxTransport(), FaultTransport(inner(), [fault])):
+            with pytest.raises(getattr(trunkline, error)) as caught:
+                await transport.send(request)
+            seen.append(caught.value)
+            await transport.aclose()
+        tasks.cancel_scope.cancel()
+
+    facts = "phase request_sent response_started connection_reused replay http_version attempts"
+    for fact in facts.split():
+        assert getattr(seen[1], fact) == getattr(seen[0], fact), fact
+
+
+async def test_an_error_of_http2_is_one_of_http2() -> None:
+    faults = [
+        Fault(error=StreamReset, times=1),
+        Fault(error=StreamReset, code=8, phase="body", cut_after=3),
+    ]
+    transport = FaultTransport(inner(), faults)
+    with pytest.raises(StreamReset) as first:
+        await transport.send(POST)
+    with pytest.raises(StreamReset) as second:
+        await (await transport.send(POST)).aread()
+    assert [(one.value.http_version, one.value.code) for one in (first, second)] == [
+        ("HTTP/2", 2),
+        ("HTTP/2", 8),
+    ]
+
+
+async def test_a_goaway_can_come_after_the_server_had_begun() -> None:
+    transport = FaultTransport(mock := inner(), [Fault(error=GoAway, phase="headers")])
+    with pytest.raises(GoAway) as caught:
+        await transport.send(POST)
+    assert (caught.value.replay, len(mock.requests)) == ("if_idempotent", 1)
 
 
 @given(body=st.binary(max_size=40), n=st.integers(0, 50), size=st.integers(1, 50) | st.none())
 def test_a_body_is_cut_after_so_many_bytes_however_it_comes(
     body: bytes, n: int, size: int | None
 ) -> None:
-    import anyio
-
     async def run() -> None:
         fault = Fault(cut_after=n, drip_size=size)
         response = await FaultTransport(inner(body), [fault]).send(GET)
@@ -204,6 +274,11 @@ async def test_silence_between_drips_is_measured() -> None:
     response = await slow.send(GET)
     assert [piece async for piece in response.aiter_raw()] == [b"0123", b"4567", b"89"]
 
+    as_it_comes = FaultTransport(inner(), [Fault(drip_pause=30)])
+    response = await as_it_comes.send(Request("GET", URL, timeouts=Timeouts(read=0.01)))
+    with pytest.raises(ReadTimeout):
+        await response.aread()
+
     stalled = FaultTransport(inner(), [Fault(drip_size=4, drip_pause=30)])
     response = await stalled.send(Request("GET", URL, timeouts=Timeouts(read=0.01)))
     with pytest.raises(ReadTimeout) as caught:
@@ -266,6 +341,10 @@ async def test_an_error_says_what_to_run_again() -> None:
         {"status": 429, "error": "ConnectError"},
         {"status": 429, "cut_after": 1},
         {"error": "ConnectError", "cut_after": 1},
+        {"error": "ConnectError", "phase": "body"},
+        {"phase": "headers", "delay": 1},
+        {"retry_after": 1},
+        {"error": "ConnectError", "code": 8},
         {"delay": -1},
         {"probability": 0},
         {"tiems": 1},

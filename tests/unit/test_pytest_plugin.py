@@ -74,6 +74,22 @@ def test_a_suite_that_does_not_use_trunkline_does_not_load_it(pytester: pytest.P
     pytester.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
 
 
+def test_a_suite_may_hold_what_does_not_compare(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        class Array:
+            def __eq__(self, other):
+                raise ValueError("the truth value of an array is ambiguous")
+
+        ARRAY = Array()
+
+        def test_it():
+            pass
+        """
+    )
+    pytester.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
+
+
 # -- fixtures --------------------------------------------------------------------------------------
 
 
@@ -146,9 +162,44 @@ def test_a_cassette_is_named_after_the_test_and_replayed_by_default(
     run(pytester, CASSETTE, "--trunkline-record=once").assert_outcomes(passed=1)
 
     (file,) = (pytester.path / "cassettes" / "test_it").iterdir()
-    assert file.name == "test_it-How-many.json"
+    assert re.fullmatch(r"test_it-How-many-[0-9a-f]{8}\.json", file.name)
     assert len(json.loads(file.read_text(encoding="utf-8"))["interactions"]) == 1
     run(pytester, CASSETTE).assert_outcomes(passed=1)
+
+
+def test_names_that_differ_only_in_what_no_file_may_have_are_different_files(
+    pytester: pytest.Pytester,
+) -> None:
+    test = CASSETTE.replace('["How many?/"]', '["a b", "a+b", "a/b", "x" * 300]')
+    run(pytester, test, "--trunkline-record=once").assert_outcomes(passed=4)
+
+    assert len(list((pytester.path / "cassettes" / "test_it").iterdir())) == 4
+    run(pytester, test).assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("mode", ["once", "new", "all"])
+def test_the_transports_of_a_test_share_its_cassette(pytester: pytest.Pytester, mode: str) -> None:
+    test = """
+async def test_it(trunkline_cassette):
+    router = Router()
+    router.get().respond(text="1").respond(text="2").respond(text="3")
+    is_replayed = trunkline_cassette.mode == "none"
+
+    def client():
+        inner = None if is_replayed else router.transport
+        return trunkline.Client(transport=trunkline_cassette(inner))
+
+    async with client() as first, client() as second:
+        assert [(await one.get("https://h/")).text for one in (first, second)] == ["1", "2"]
+    async with client() as third:
+        assert (await third.get("https://h/")).text == "3"
+"""
+    for _ in range(2 if mode == "all" else 1):
+        run(pytester, test, f"--trunkline-record={mode}").assert_outcomes(passed=1)
+    (file,) = (pytester.path / "cassettes" / "test_it").iterdir()
+    assert file.name == "test_it.json"
+    assert len(json.loads(file.read_text(encoding="utf-8"))["interactions"]) == 3
+    run(pytester, test).assert_outcomes(passed=1)
 
 
 def test_what_has_no_cassette_is_refused_by_default(pytester: pytest.Pytester) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 
@@ -215,6 +216,31 @@ async def test_an_unexpected_request_is_told_what_each_route_wants_the_nearest_f
     assert not isinstance(caught.value, TransportError)
 
 
+async def test_an_unexpected_request_is_told_of_without_its_secrets() -> None:
+    secrets = ("sk-query-1234", "sk-header-1234", "sk-json-1234", "hunter2")
+    router = Router()
+    router.get("/y", params={"api_key": "sk-mine"}, headers={"authorization": "Bearer sk-mine"})
+    router.post("/x", json={"auth": {"api_key": "sk-mine", "n": 1}})
+    router.post("/x", json={"auth": {"password": 1}})
+    router.get(re.compile("/z"))
+    auth = {"api_key": secrets[2], "password": secrets[3], "n": 2}
+    request = Request(
+        "POST",
+        f"https://h/x?api_key={secrets[0]}",
+        headers={"Authorization": f"Bearer {secrets[1]}"},
+        content=json.dumps({"auth": auth}).encode(),
+    )
+    with pytest.raises(UnexpectedRequest) as caught:
+        await router.transport.send(request)
+    with pytest.raises(AssertionError) as again:
+        router.assert_all_expected()
+
+    text = f"{caught.value}\n{again.value}"
+    assert not [secret for secret in secrets if secret in text]
+    assert "the query api_key is REDACTED; the header authorization is REDACTED" in text
+    assert "body.auth.api_key is 'REDACTED'; body.auth.n is 2" in text
+
+
 async def test_an_unexpected_request_that_was_hidden_is_found() -> None:
     router = Router()
     router.assert_all_expected()
@@ -246,7 +272,7 @@ async def test_routes_nobody_called_are_named() -> None:
         (RemoteDisconnected, "headers", True, False, "if_idempotent"),
         (StreamRefused, "headers", True, False, "safe"),
         (ReadTimeout, "body", True, True, "unsafe"),
-        (TransportClosed, None, False, False, "safe"),
+        (TransportClosed, "pool", False, False, "safe"),
     ],
 )
 async def test_an_error_made_from_its_class_has_the_facts_of_a_real_one(

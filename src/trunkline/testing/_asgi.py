@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import count
 from time import monotonic
+from typing import Literal
 
 import anyio
 from multidict import CIMultiDictProxy
@@ -27,7 +28,8 @@ from trunkline._messages import make_headers
 from trunkline.pool import make_runtime
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._runtime import current_loop
-from trunkline.testing._asgi_exchange import ASGIExchange, decode, make_scope
+from trunkline.testing._asgi_exchange import ASGIExchange
+from trunkline.testing._asgi_scope import decode, make_scope
 from trunkline.testing._lifespan import ASGIApp, Lifespan
 
 _GRACE = 1.0
@@ -40,7 +42,7 @@ class _Host:
         self.runtime = make_runtime()
         self.lifespan = Lifespan(app) if lifespan else None
         self.running: set[ASGIExchange] = set()
-        self.failures: list[BaseException] = []
+        self.failed: list[ASGIExchange] = []
         self._app = app
         self._change = anyio.Event()
         if self.lifespan is not None:
@@ -56,7 +58,7 @@ class _Host:
         finally:
             self.running.discard(exchange)
             if exchange.late_failure is not None:
-                self.failures.append(exchange.late_failure)
+                self.failed.append(exchange)
             self._change.set()
 
     async def _finished(self, seconds: float | None) -> None:
@@ -76,8 +78,9 @@ class _Host:
         finally:
             self.runtime.cancel_spawned()
         await self._finished(None)
-        if self.failures:
-            raise self.failures[0]
+        for exchange in self.failed:
+            if exchange.late_failure is not None:
+                raise exchange.late_failure
 
 
 class ASGITransport:
@@ -94,10 +97,16 @@ class ASGITransport:
         timeouts: as in `TransportConfig`.
         root_path: of the scope: where the application is mounted. The path is what was asked for.
         client: of the scope: address and port of the caller.
+        spec_version: of the scope. When the client has gone `send` raises OSError, which "2.4"
+            tells the application of. Told "2.3", as by uvicorn, Starlette's streaming responses
+            listen for `http.disconnect` besides: they end as soon as the client has gone, waiting
+            or not, but lose what of the request's body is not read yet.
         lifespan: False: the application is never told of startup and shutdown.
         raise_app_exceptions: True: what the application raises, or does against the protocol, is
-            raised as it is: from `send`, from reading the body, or, when the response was complete
-            already, from `aclose`. False: it is logged, and the caller sees what a server makes of
+            raised as it is: from `send`, from reading the body, or, when the response had been read
+            to its end already, from `aclose`. So that frameworks which answer 500 first and raise
+            then are heard, the end of a response waits a few turns of the loop for the
+            application to return. False: it is logged, and the caller sees what a server makes of
             it: a 500 before the head, `BodyTruncated` after it.
     """
 
@@ -110,6 +119,7 @@ class ASGITransport:
         timeouts: Timeouts | None = None,
         root_path: str = "",
         client: tuple[str, int] = ("127.0.0.1", 50000),
+        spec_version: Literal["2.3", "2.4"] = "2.4",
         lifespan: bool = True,
         raise_app_exceptions: bool = True,
     ) -> None:
@@ -117,6 +127,7 @@ class ASGITransport:
         self._timeouts = timeouts or Timeouts()
         self._root_path = root_path
         self._client = client
+        self._spec_version = spec_version
         self._has_lifespan = lifespan
         self._raises = raise_app_exceptions
         self._hosts: dict[object, _Host] = {}
@@ -163,7 +174,13 @@ class ASGITransport:
             exchange.give_up(error)
             raise
         state = {} if host.lifespan is None else host.lifespan.state
-        scope = make_scope(request, root_path=self._root_path, client=self._client, state=state)
+        scope = make_scope(
+            request,
+            root_path=self._root_path,
+            client=self._client,
+            spec_version=self._spec_version,
+            state=state,
+        )
         host.start(exchange, dict(scope))
         await exchange.head()
         return self._respond(exchange)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
 from typing import Any
-from urllib.parse import unquote
 
 import anyio
 import anyio.lowlevel
@@ -27,14 +26,19 @@ from trunkline import (
 from trunkline._messages import make_headers
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._runtime import Runtime
+from trunkline.testing._asgi_scope import RawHeaders, decode
 from trunkline.testing._facts import head_size, place, sent_size
-from trunkline.testing._lifespan import VERSIONS, ASGIApp, Message
+from trunkline.testing._lifespan import ASGIApp, Message
 from trunkline.testing._received import check_piece, end
 
 logger = logging.getLogger("trunkline.testing")
 
-RawHeaders = tuple[tuple[bytes, bytes], ...]
 _BODILESS = frozenset({204, 304})
+_TURNS = 20  # of the event loop: an application that takes more after its response does other work
+
+
+class ClientGone(OSError):
+    """What `send` raises then (ASGI specification, "Disconnected Client")."""
 
 
 class Upload:
@@ -131,6 +135,8 @@ class ASGIExchange:
         self._received = 0
         self._is_complete = False
         self._is_gone = False
+        self._is_taking = False
+        self._has_returned = False
         self._failure: BaseException | None = None
         self._app_error: BaseException | None = None
 
@@ -153,11 +159,14 @@ class ASGIExchange:
         except BaseException as error:  # noqa: BLE001
             self._app_failed(error)
         finally:
+            self._has_returned = True
             self._notify()
             await self._upload.aclose()
 
     def _app_failed(self, error: BaseException) -> None:
-        if self._is_gone:
+        if self._is_gone and isinstance(error.__context__ or error, ClientGone):
+            logger.debug("the application ended with its client", exc_info=error)
+        elif self._is_gone:
             logger.warning("the application failed after its client had gone", exc_info=error)
         elif self._raises:
             if self._is_complete:
@@ -182,20 +191,27 @@ class ASGIExchange:
             self._failure.__cause__ = error
 
     async def _receive(self) -> Message:
+        while self._is_taking and not self._is_gone:  # another task of the application's takes too
+            await self._change.wait()
         if not self._upload.is_over and not self._is_gone:
+            self._is_taking = True
             try:
                 return await self._upload.take()
             except Exception as error:  # noqa: BLE001 it is the caller's own, and raised to them
                 self._failure = error
                 self.close()
+            finally:
+                self._is_taking = False
+                self._notify()
         while not self._is_gone and not self._is_complete:
             await self._change.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if self._is_gone:  # ASGI: "send" is a no-op then
+        if self._is_gone:
             await anyio.lowlevel.checkpoint()
-        elif message["type"] == "http.response.start":
+            raise ClientGone("the client has disconnected")
+        if message["type"] == "http.response.start":
             self._take_head(message)
         elif message["type"] == "http.response.body":
             await self._take_body(message.get("body", b""), more=message.get("more_body", False))
@@ -271,6 +287,18 @@ class ASGIExchange:
             if self._failure is not None:
                 raise self._failure
             await self._change.wait()
+        if self.is_over:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """The response is complete: raise what the application raises right after it."""
+        for _ in range(_TURNS if self._raises else 0):
+            if self._has_returned:
+                break
+            await anyio.lowlevel.checkpoint()
+        if self.late_failure is not None:
+            self._app_error, self.late_failure = self.late_failure, None
+            raise self._app_error
 
     @property
     def is_over(self) -> bool:
@@ -299,6 +327,8 @@ class ASGIExchange:
             await self._change.wait()
         piece, self._piece = self._piece, b""
         self._notify()
+        if self.is_over:
+            await self._settle()
         return piece
 
     def give_up(self, error: BaseException) -> None:
@@ -336,36 +366,3 @@ class ASGIExchange:
         self.attempt.describe(error)
         place(error, self.request, self._backend, self._started)
         error.attempts, error.http_version = 1, "HTTP/1.1"
-
-
-def decode(raw_headers: RawHeaders) -> list[tuple[str, str]]:
-    """Header fields as text, as the pool's backends give them."""
-    return [
-        (name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
-        for name, value in raw_headers
-    ]
-
-
-def make_scope(
-    request: Request, *, root_path: str, client: tuple[str, int], state: dict[str, Any]
-) -> Message:
-    """The connection scope of an HTTP request (ASGI specification, "HTTP Connection Scope")."""
-    path, _, query = request.path.partition("?")
-    return {
-        "type": "http",
-        "asgi": VERSIONS,
-        "http_version": "1.1",
-        "method": request.method,
-        "scheme": request.origin.scheme,
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "root_path": root_path,
-        "headers": [
-            (name.lower().encode(), value.encode("utf-8", "surrogateescape"))
-            for name, value in request.wire_headers()
-        ],
-        "client": client,
-        "server": (request.origin.host, request.origin.port),
-        "state": dict(state),
-    }

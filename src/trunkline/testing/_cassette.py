@@ -23,8 +23,9 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from trunkline import Request, TransportError
 from trunkline.testing._fault_plan import find_error
@@ -48,8 +49,21 @@ Entry: TypeAlias = dict[str, Any]
 """One exchange, in the form of the file."""
 
 
+class Take(Protocol):
+    """An exchange while it is recorded; `entry` is None until it is over."""
+
+    @property
+    def entry(self) -> Entry | None: ...
+
+
 class Cassette:
-    """The file `path`, and what is in it.
+    """The file `path`, and what is in it. Transports that share it share what it knows.
+
+    Attributes:
+        is_new: nothing is replayed: there was no file, or it is to be recorded anew.
+        played: the numbers of the entries that were replayed already.
+        takes: what was recorded since, in the order of the calls.
+        secrets: those found in any of it.
 
     Raises:
         ValueError: there is something else in it.
@@ -57,12 +71,37 @@ class Cassette:
 
     def __init__(self, path: str | os.PathLike[str], *, is_blank: bool = False) -> None:
         self.path = Path(path)
+        self._state = self._state_of_file()
         self.is_new = is_blank or not self.path.exists()
         self.entries: list[Entry] = [] if self.is_new else _load(self.path)
         self.requests = [_load_request(entry["request"]) for entry in self.entries]
+        self.played: set[int] = set()
+        self.takes: list[Take] = []
+        self.secrets: set[str] = set()
 
-    def save(self, entries: Sequence[Entry]) -> None:
-        """Put `entries` in the place of what the file holds, all at once."""
+    def _state_of_file(self) -> tuple[int, ...] | None:
+        with suppress(FileNotFoundError):
+            found = self.path.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError: somebody else has written to the file, and would lose that."""
+        if self._state_of_file() != self._state:
+            raise RuntimeError(
+                f"{self.path}: something else has written to it meanwhile; "
+                "give each transport a file of its own, or all of a test trunkline_cassette()"
+            )
+
+    def save(self) -> None:
+        """Put all entries and takes in the place of what the file holds, all at once.
+
+        Raises:
+            RuntimeError: see `check_unchanged`.
+        """
+        self.check_unchanged()
+        taken = [entry for take in self.takes if (entry := take.entry) is not None]
+        entries = [*self.entries, *taken]
         text = json.dumps(
             {"trunkline_cassette": VERSION, "interactions": entries}, ensure_ascii=False, indent=2
         )
@@ -73,9 +112,15 @@ class Cassette:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(f"{text}\n")
             os.replace(name, self.path)
+            self._state = self._state_of_file()
         except BaseException:
             os.unlink(name)
             raise
+
+
+def open_cassette(path: str | os.PathLike[str] | Cassette, *, is_blank: bool = False) -> Cassette:
+    """`path` itself where it is one that is shared."""
+    return path if isinstance(path, Cassette) else Cassette(path, is_blank=is_blank)
 
 
 def _load(path: Path) -> list[Entry]:

@@ -17,6 +17,7 @@ from trunkline import (
     Phase,
     Request,
     Response,
+    StreamReset,
     Timeouts,
     Transport,
     TransportClosed,
@@ -149,16 +150,21 @@ class _Injection:
             if fault.retry_after is not None:
                 fields["Retry-After"] = f"{fault.retry_after:g}"
             return Response(fault.status, headers=fields, request=self._request)
-        phase = fault.failure_phase
-        if phase not in (None, "headers", "body"):
-            raise self.error()
+        if fault.failure_phase not in (None, "body"):
+            self._fail_unprocessed()
         response = await inner.send(self._request)
-        if phase == "headers":
+        if fault.failure_phase == "headers":
             await response.aclose()
             raise self.error(response)
         if not fault.has_body_fault:
             return response
         return pass_on(response, _FaultyBody(response, self, fault, self._cut_after))
+
+    def _fail_unprocessed(self) -> None:
+        """Raise the error, unless it is of a request that the transport inside has processed."""
+        error = self.error()
+        if error.phase != "headers" or error.replay == "safe":
+            raise error
 
     async def pause(self, phase: Phase, seconds: float) -> None:
         """Silence of the peer."""
@@ -170,11 +176,10 @@ class _Injection:
 
     def error(self, response: Response | None = None) -> TransportError:
         """The error of the plan, with the facts of a real one."""
-        kind = self._fault.failure or TransportError
-        error = happened(kind, "injected", self._request, self._fault.failure_phase)
-        if response is not None:
-            error.http_version = response.http_version
-            error.connection_reused = bool(response.connection and response.connection.reused)
+        fault, kind = self._fault, self._fault.failure or TransportError
+        error = happened(kind, "injected", self._request, fault.failure_phase, response)
+        if isinstance(error, StreamReset) and fault.code is not None:
+            error.code = fault.code
         place(error, self._request, self._transport.capabilities.name, self._call.started)
         error.add_note(self._note)
         return error

@@ -58,7 +58,9 @@ class LeakWatch:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
-        if any(sys.modules["trunkline"] in vars(module).values() for module in modules):
+        trunkline = sys.modules["trunkline"]
+        # By identity: what a stranger's module holds may compare as it likes.
+        if any(value is trunkline for module in modules for value in vars(module).values()):
             for module, _ in _WATCHED:
                 import_module(module)
 

@@ -19,7 +19,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 # Any: applications type their scope and messages in many ways, and each is right.
 ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
-VERSIONS = {"version": "3.0", "spec_version": "2.3"}
+_VERSIONS = {"version": "3.0", "spec_version": "2.0"}
 
 
 class Lifespan:
@@ -44,7 +44,7 @@ class Lifespan:
         self._cause: BaseException | None = None
 
     async def run(self) -> None:
-        scope = {"type": "lifespan", "asgi": VERSIONS, "state": self.state}
+        scope = {"type": "lifespan", "asgi": _VERSIONS, "state": self.state}
         try:
             await self._app(scope, self._receive, self._send)
         except anyio.get_cancelled_exc_class():

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 from trunkline._urls import parse_url
 from trunkline.testing._received import ReceivedRequest
+from trunkline.testing._redaction import REDACTED
 
 Text: TypeAlias = "str | re.Pattern[str]"
 Patterns: TypeAlias = Mapping[str, "Text | Sequence[str]"]
@@ -58,18 +59,25 @@ class Pattern:
         self._path, _, query = path.partition("?")
         self._params = {**parse_qs(query, keep_blank_values=True), **self._params}
 
-    def differences(self, request: ReceivedRequest) -> list[str]:
-        """In a few words each; empty if there are none."""
-        found = [*self._in_target(request)]
-        found += _in_fields("query", self._params, lambda name: request.params.get(name, []))
-        found += _in_fields("header", self._headers, lambda name: request.headers.getall(name, []))
+    def differences(
+        self, request: ReceivedRequest, shown: ReceivedRequest | None = None
+    ) -> list[str]:
+        """In a few words each; empty if there are none.
+
+        Args:
+            shown: the same request as it may be shown; None for as it is.
+        """
+        shown = shown or request
+        found = [*self._in_target(request, shown)]
+        found += _in_query(self._params, request.params, shown.params)
+        found += _in_headers(self._headers, request, shown)
         if self._json is not None:
-            found += self._in_json(request)
+            found += self._in_json(request, shown)
         if self._where is not None and not found and not self._where(request):
             found.append(f"{_name(self._where)} says no")
         return found
 
-    def _in_target(self, request: ReceivedRequest) -> list[str]:
+    def _in_target(self, request: ReceivedRequest, shown: ReceivedRequest) -> list[str]:
         path, origin, found = request.path.partition("?")[0], request.origin, list[str]()
         if self._method not in (None, request.method):
             found.append(f"the method is {request.method}")
@@ -78,17 +86,17 @@ class Pattern:
         if self._host is not None and not matches_glob(self._host, origin.host):
             found.append(f"the host is {origin.host}")
         if self._path is not None and not matches_glob(self._path, path):
-            found.append(f"the path is {path}")
+            found.append(f"the path is {shown.path.partition('?')[0]}")
         if self._search is not None and not self._search.search(request.url):
-            found.append(f"the URL is {request.url}")
+            found.append(f"the URL is {shown.url}")
         return found
 
-    def _in_json(self, request: ReceivedRequest) -> list[str]:
+    def _in_json(self, request: ReceivedRequest, shown: ReceivedRequest) -> list[str]:
         try:
             body = request.json()
         except ValueError:
             return ["the body is not JSON"]
-        return list(_missing(self._json, body, "body"))
+        return list(_missing(self._json, body, shown.json(), "body"))
 
     def __str__(self) -> str:
         url = self._search.pattern if self._search else f"{self._origin or ''}{self._path or '*'}"
@@ -109,14 +117,25 @@ def matches_glob(pattern: str, text: str) -> bool:
     return re.fullmatch(expression, text) is not None
 
 
-def _in_fields(kind: str, wanted: Patterns, values_of: Callable[[str], Sequence[str]]) -> list[str]:
+def _in_query(
+    wanted: Patterns, got: Mapping[str, list[str]], shown: Mapping[str, list[str]]
+) -> list[str]:
     found: list[str] = []
     for name, pattern in wanted.items():
-        values = list(values_of(name))
-        if not values:
-            found.append(f"the {kind} has no {name}" if kind == "query" else f"no {kind} {name}")
-        elif not _matches(pattern, values):
-            found.append(f"the {kind} {name} is {', '.join(values)}")
+        if name not in got:
+            found.append(f"the query has no {name}")
+        elif not _matches(pattern, got[name]):
+            found.append(f"the query {name} is {', '.join(shown.get(name, [REDACTED]))}")
+    return found
+
+
+def _in_headers(wanted: Patterns, got: ReceivedRequest, shown: ReceivedRequest) -> list[str]:
+    found: list[str] = []
+    for name, pattern in wanted.items():
+        if name not in got.headers:
+            found.append(f"no header {name}")
+        elif not _matches(pattern, got.headers.getall(name)):
+            found.append(f"the header {name} is {', '.join(shown.headers.getall(name))}")
     return found
 
 
@@ -128,18 +147,20 @@ def _matches(pattern: Text | Sequence[str], values: list[str]) -> bool:
     return list(pattern) == values
 
 
-def _missing(wanted: Any, got: Any, where: str) -> list[str]:
+def _missing(wanted: Any, got: Any, shown: Any, where: str) -> list[str]:
     """What of `wanted` is not in `got`: keys of objects at any depth, all else in full."""
     if isinstance(wanted, Mapping) and isinstance(got, Mapping):
         found: list[str] = []
         present = cast("Mapping[str, Any]", got)
+        visible = cast("Mapping[str, Any]", shown if isinstance(shown, Mapping) else {})
         for key, value in cast("Mapping[str, Any]", wanted).items():
             if key in present:
-                found += _missing(value, present[key], f"{where}.{key}")
+                shown_value = visible.get(key, REDACTED)
+                found += _missing(value, present[key], shown_value, f"{where}.{key}")
             else:
                 found.append(f"{where} has no {key}")
         return found
-    return [] if wanted == got else [f"{where} is {got!r}"]
+    return [] if wanted == got else [f"{where} is {shown!r}"]
 
 
 def _show(pattern: Text | Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
+from functools import partial
 from time import monotonic
 from typing import Literal, TypeAlias, cast
 
@@ -26,6 +27,7 @@ from trunkline._urls import Target
 from trunkline.testing._cassette import (
     Cassette,
     Entry,
+    open_cassette,
     write_body,
     write_error,
     write_headers,
@@ -35,7 +37,8 @@ from trunkline.testing._matching import Aspect, Matcher, Matching
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
 from trunkline.testing._received import Chunks, check_piece, end, receive, with_content
 from trunkline.testing._redaction import Redaction, Redactor
-from trunkline.testing._replaying import ASPECTS, Player, redact
+from trunkline.testing._replaying import ASPECTS, Player
+from trunkline.testing._shown import redact
 from trunkline.testing._timed import TimedCall, timeouts_of
 
 _LENGTH = "content-length"
@@ -73,7 +76,7 @@ class RecordingTransport(PassingTransport):
     def __init__(
         self,
         inner: Transport,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Cassette,
         *,
         mode: RecordMode = "once",
         match: Collection[Aspect] | Matcher = ASPECTS,
@@ -84,9 +87,10 @@ class RecordingTransport(PassingTransport):
         super().__init__(inner)
         if mode not in ("none", "once", "new", "all"):
             raise ValueError(f"mode: {mode!r} is none of none, once, new, all")
-        cassette = Cassette(path, is_blank=mode == "all")
-        self._redaction = redaction or Redaction()
-        self._player = Player(cassette, Matching(match), self._redaction, pace=pace)
+        cassette = open_cassette(path, is_blank=mode == "all")
+        redaction = redaction or Redaction()
+        self._player = Player(cassette, Matching(match), redaction, pace=pace)
+        self._redactor = Redactor(redaction, cassette.secrets)
         self._pace = pace
         self._timeouts = timeouts or timeouts_of(inner)
         self._mode = mode
@@ -127,22 +131,22 @@ class RecordingTransport(PassingTransport):
         if not request.is_rewindable:
             given = cast("AsyncIterable[bytes]", request.content) if pieces is None else pieces
             sent = _streaming(request, Tee(given.__aiter__()))
-        take = _Take(sent, Redactor(self._redaction), self._save, pace=self._pace)
+        cassette = self._player.cassette
+        cassette.check_unchanged()
+        take = _Take(sent, self._redactor, cassette.save, pace=self._pace)
         self._takes.append(take)
+        cassette.takes.append(take)
         try:
             response = await self.inner.send(sent)
         except TransportError as error:
             take.failed(error)
             raise
         except BaseException:
-            self._takes.remove(take)  # cancelled, or no failure of the network's: nothing came
+            self._takes.remove(take)
+            cassette.takes.remove(take)  # cancelled, or no failure of the network's: nothing came
             raise
         response.request = request
         return take.began(response)
-
-    def _save(self) -> None:
-        takes = [take.entry for take in self._takes if take.entry is not None]
-        self._player.cassette.save([*self._player.cassette.entries, *takes])
 
     async def warm(self, url: str, connections: int = 1) -> int:
         """See `Transport.warm`; 0 where nothing is recorded."""
@@ -155,9 +159,11 @@ class RecordingTransport(PassingTransport):
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`. Responses still open are recorded as far as they were read."""
         self._is_closed = True
-        for take in self._takes:
-            take.end()
-        await super().aclose(drain)
+        try:
+            for take in self._takes:
+                take.end()
+        finally:
+            await super().aclose(drain)
 
 
 class Tee(AsyncIterator[bytes]):
@@ -199,13 +205,15 @@ class _Take:
         *,
         pace: bool,
     ) -> None:
-        self.entry: Entry | None = None
         self._request = request
         self._redactor = redactor
         self._save: Callable[[], None] | None = save
         self._pace = pace
         self._since = monotonic()
         self._wait = 0.0
+        self._entry: Entry | None = None
+        self._outcome: Callable[[], Entry] | None = None
+        self._learned = 0
         self._head: Entry | None = None
         self._headers: CIMultiDict[str] = CIMultiDict()
         self._chunks: list[bytes] = []
@@ -216,9 +224,31 @@ class _Take:
         seconds, self._since = round(now - self._since, 4), now
         return seconds
 
+    @property
+    def entry(self) -> Entry | None:
+        """None until it is over. Made anew when more secrets have been found, maybe elsewhere."""
+        if self._outcome is not None and (
+            self._entry is None or self._learned < self._redactor.learned
+        ):
+            self._entry = self._redactor.settled(self._written)
+            self._learned = self._redactor.learned
+        return self._entry
+
+    def _written(self) -> Entry:
+        wait = {"wait": self._wait} if self._pace else {}
+        outcome = {} if self._outcome is None else self._outcome()
+        return {"request": self._written_request(), **wait, **outcome}
+
+    def _end(self, outcome: Callable[[], Entry]) -> None:
+        save, self._save = self._save, None
+        if save is not None:
+            self._outcome = outcome
+            if self.entry is not None:  # its secrets are known before others are written again
+                save()
+
     def failed(self, error: TransportError) -> None:
         self._wait = self._lap()
-        self._write(self._written_request(), {"error": write_error(error)})
+        self._end(lambda: {"error": write_error(error)})
 
     def began(self, response: Response) -> Response:
         """The response to hand on; it is recorded as it is read."""
@@ -235,31 +265,27 @@ class _Take:
 
     def end(self, error: TransportError | None = None, *, is_whole: bool = False) -> None:
         """The body has ended, or nobody reads on. Again: nothing happens."""
-        if self._head is None or self._save is None:
-            return
-        request = self._written_request()  # first: its secrets are looked for in the response
-        body = self._body()
-        if error is not None:
-            body["error"] = write_error(error)
-        elif not is_whole:
-            body["is_whole"] = False
-        fields = [
-            (name, self._redactor.header(name, value)) for name, value in self._headers.items()
-        ]
-        self._write(
-            request, {"response": {**self._head, "headers": write_headers(fields), "body": body}}
-        )
+        if self._head is not None:
+            self._end(partial(self._written_response, self._head, error, is_whole=is_whole))
 
-    def _body(self) -> Entry:
-        chunks = self._redactor.chunks(self._chunks, self._headers.get("Content-Type", ""))
-        has_length = "Content-Length" in self._headers
+    def _written_response(
+        self, head: Entry, error: TransportError | None, *, is_whole: bool
+    ) -> Entry:
+        headers = CIMultiDict(self._headers)
+        chunks = self._redactor.chunks(self._chunks, headers.get("Content-Type", ""))
+        has_length = "Content-Length" in headers
         if has_length and chunks != self._chunks:
-            self._headers["Content-Length"] = str(sum(map(len, chunks)))
+            headers["Content-Length"] = str(sum(map(len, chunks)))
         is_stream = self._pace or (len(chunks) > 1 and not has_length)
         body = write_body(chunks, is_stream=is_stream)
         if self._pace:
             body["pauses"] = self._pauses
-        return body
+        if error is not None:
+            body["error"] = write_error(error)
+        elif not is_whole:
+            body["is_whole"] = False
+        fields = [(name, self._redactor.header(name, value)) for name, value in headers.items()]
+        return {"response": {**head, "headers": write_headers(fields), "body": body}}
 
     def _written_request(self) -> Entry:
         content = self._request.content
@@ -267,13 +293,6 @@ class _Take:
         # Of what was not sent to its end the length is not the one announced.
         fields = [pair for pair in self._request.headers.items() if pair[0].lower() != _LENGTH]
         return write_request(redact(with_content(self._request, body, fields), self._redactor))
-
-    def _write(self, request: Entry, outcome: Entry) -> None:
-        wait = {"wait": self._wait} if self._pace else {}
-        self.entry = {"request": request, **wait, **outcome}
-        save, self._save = self._save, None
-        if save is not None:
-            save()
 
 
 class RecordedBody(PassedBody):

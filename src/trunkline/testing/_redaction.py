@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+T = TypeVar("T")
 
 REDACTED = "REDACTED"
 _SHORTEST_SECRET = 8  # a shorter one, repeated elsewhere, may well be a word
@@ -47,8 +49,8 @@ class Redaction:
 
     HEADERS: ClassVar[frozenset[str]] = frozenset(
         {"authorization", "*-authorization", "*api-key*", "*apikey*", "*-token", "*secret*",
-         "*credential*", "*signature*", "cookie", "set-cookie", "openai-organization",
-         "openai-project"}
+         "*credential*", "*signature*", "*subscription-key*", "x-functions-key", "x-auth",
+         "x-auth-key", "cookie", "set-cookie", "openai-organization", "openai-project"}
     )  # fmt: skip
     QUERY: ClassVar[frozenset[str]] = frozenset(
         {"key", "api_key", "api-key", "apikey", "token", "access_token", "refresh_token",
@@ -70,12 +72,15 @@ class Redaction:
 
 
 class Redactor:
-    """Applies a `Redaction` to the parts of one exchange, in the order in which they are given.
+    """Applies a `Redaction` to the parts of exchanges.
 
-    A secret found in one part is taken out of the later ones too, wherever it is.
+    A secret found in one part is taken out of the later ones too, wherever it is; see `settled`.
+
+    Args:
+        known: the secrets found so far, where others are to know them too.
     """
 
-    def __init__(self, rules: Redaction) -> None:
+    def __init__(self, rules: Redaction, known: set[str] | None = None) -> None:
         self._headers = [pattern.lower() for pattern in rules.headers]
         keys = _any_of(rules.query, r"%{:02x}")
         self._query = re.compile(rf"(?<=[?&#])(?:{keys})=([^&#\s\"'\\<>]+)", re.IGNORECASE)
@@ -88,7 +93,19 @@ class Redactor:
             r"(?:[^\r\n]+\r?\n)*\r?\n(.*?)(?=\r?\n--|\Z)",
             re.IGNORECASE | re.MULTILINE | re.DOTALL,
         )
-        self._known: set[str] = set()
+        self._known: set[str] = set() if known is None else known
+
+    @property
+    def learned(self) -> int:
+        """How many secrets are known: what was made when they were fewer may hold one."""
+        return len(self._known)
+
+    def settled(self, make: Callable[[], T]) -> T:
+        """What `make` makes of parts with this, after all the secrets in them have been found."""
+        while True:
+            learned, made = self.learned, make()
+            if self.learned == learned:
+                return made
 
     def header(self, name: str, value: str) -> str:
         """The value as it may be shown."""

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Collection
-from contextlib import suppress
 from time import monotonic
-from typing import Any
 
 import anyio
 import anyio.lowlevel
 
 from trunkline import (
     Capabilities,
-    DecodeError,
     InvalidRequest,
     PoolSnapshot,
     Request,
@@ -25,19 +22,21 @@ from trunkline import (
     TransportClosed,
 )
 from trunkline._bodies import IterableStream
-from trunkline.testing._cassette import Cassette, Entry, load_body, load_error, load_headers
-from trunkline.testing._matching import Aspect, Matcher, Matching
-from trunkline.testing._received import (
-    ReceivedRequest,
-    UnexpectedRequest,
-    receive,
-    with_content,
+from trunkline.testing._cassette import (
+    Cassette,
+    Entry,
+    load_body,
+    load_error,
+    load_headers,
+    open_cassette,
 )
+from trunkline.testing._matching import Aspect, Matcher, Matching
+from trunkline.testing._received import ReceivedRequest, UnexpectedRequest, receive
 from trunkline.testing._redaction import Redaction, Redactor
+from trunkline.testing._shown import redact
 from trunkline.testing._timed import TimedBody, TimedCall
 
 ASPECTS: tuple[Aspect, ...] = ("method", "url", "body")
-_OF_THE_CODING = ("content-encoding", "content-length")
 
 
 class Player:
@@ -48,22 +47,21 @@ class Player:
     ) -> None:
         self.cassette = cassette
         self._matching = matching
-        self._redaction = redaction
+        self._redactor = Redactor(redaction, cassette.secrets)
         self._pace = pace
-        self._played: set[int] = set()
 
     def find(self, request: ReceivedRequest) -> Entry | None:
         """The next exchange for `request`, which is then played."""
-        sent = redact(request, Redactor(self._redaction))
+        sent = redact(request, self._redactor)
         for number, recorded in enumerate(self.cassette.requests):
-            if number not in self._played and self._matching.fits(recorded, sent):
-                self._played.add(number)
+            if number not in self.cassette.played and self._matching.fits(recorded, sent):
+                self.cassette.played.add(number)
                 return self.cassette.entries[number]
         return None
 
     def refuse(self, request: ReceivedRequest, why: str) -> UnexpectedRequest:
         """The error for a request that `find` found nothing for."""
-        recorded, sent = self.cassette.requests, redact(request, Redactor(self._redaction))
+        recorded, sent = self.cassette.requests, redact(request, self._redactor)
         lines = [f"{sent.method} {sent.url} is not in {self.cassette.path} ({why})"]
         played = [n + 1 for n, one in enumerate(recorded) if self._matching.fits(one, sent)]
         if played:
@@ -148,7 +146,7 @@ class ReplayTransport:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Cassette,
         *,
         match: Collection[Aspect] | Matcher = ASPECTS,
         redaction: Redaction | None = None,
@@ -156,7 +154,9 @@ class ReplayTransport:
         timeouts: Timeouts | None = None,
     ) -> None:
         self._timeouts = timeouts or Timeouts()
-        self._player = Player(Cassette(path), Matching(match), redaction or Redaction(), pace=pace)
+        self._player = Player(
+            open_cassette(path), Matching(match), redaction or Redaction(), pace=pace
+        )
         self._is_closed = False
 
     async def send(self, request: Request) -> Response:
@@ -193,30 +193,3 @@ class ReplayTransport:
     async def aclose(self, drain: float = 0.0) -> None:
         """After this, `send` raises `TransportClosed`."""
         self._is_closed = True
-
-
-def redact(request: ReceivedRequest, redactor: Redactor) -> ReceivedRequest:
-    """`request` without its secrets, and without the coding that would hide them."""
-    request = _decoded(request)
-    # Headers first: what they hold is taken out of the rest as well.
-    fields = [(name, redactor.header(name, value)) for name, value in request.headers.items()]
-    content: Any = request.content
-    if content is not None:
-        (content,) = redactor.chunks([request.body], request.headers.get("Content-Type", ""))
-        fields = [pair for pair in fields if pair[0].lower() != "content-length"]
-    url = redactor.text(f"{request.origin}{request.path}")
-    return ReceivedRequest(request.method, url, headers=fields, content=content)
-
-
-def _decoded(request: ReceivedRequest) -> ReceivedRequest:
-    """`request` with its body decoded as far as it goes, if its coding is known."""
-    from trunkline.decode import make_decoder
-
-    pieces: list[bytes] = []
-    with suppress(DecodeError):
-        decoder = make_decoder(request.headers.get("Content-Encoding"))
-        if decoder is None:
-            return request
-        pieces.extend(decoder.feed(request.body))
-    fields = [pair for pair in request.headers.items() if pair[0].lower() not in _OF_THE_CODING]
-    return with_content(request, b"".join(pieces), fields)

@@ -17,6 +17,8 @@ from trunkline.testing._facts import happened, place
 from trunkline.testing._mock import Handler, MockTransport
 from trunkline.testing._pattern import JSON, Pattern, Patterns, Predicate, URLPattern
 from trunkline.testing._received import Chunks, ReceivedRequest, UnexpectedRequest, receive
+from trunkline.testing._redaction import Redaction, Redactor
+from trunkline.testing._shown import redact
 
 Failure: TypeAlias = BaseException | type[BaseException]
 SSE: TypeAlias = Sequence[str | ServerSentEvent | Mapping[str, Any] | list[Any]]
@@ -111,9 +113,15 @@ class Route:
         self._answers.append(handler)
         return self
 
-    def differences(self, request: ReceivedRequest) -> list[str]:
-        """What about `request` is not as this route wants it; empty where it matches."""
-        return self._pattern.differences(request)
+    def differences(
+        self, request: ReceivedRequest, shown: ReceivedRequest | None = None
+    ) -> list[str]:
+        """What about `request` is not as this route wants it; empty where it matches.
+
+        Args:
+            shown: the same request as it may be shown; None for as it is.
+        """
+        return self._pattern.differences(request, shown)
 
     async def answer(self, request: ReceivedRequest) -> Response:
         self.calls.append(request)
@@ -236,12 +244,13 @@ class Router:
         raise UnexpectedRequest(self._explain(received))
 
     def _explain(self, request: ReceivedRequest) -> str:
+        shown = redact(request, Redactor(Redaction()))
         if not self._routes:
-            return f"{request.method} {request.url}: the router has no routes"
-        found = [(route.differences(request), route) for route in self._routes]
+            return f"{shown.method} {shown.url}: the router has no routes"
+        found = [(route.differences(request, shown), route) for route in self._routes]
         found.sort(key=lambda pair: len(pair[0]))
         lines = [f"  {route!r}: {'; '.join(differences)}" for differences, route in found]
-        return "\n".join([f"no route matches {request.method} {request.url}", *lines])
+        return "\n".join([f"no route matches {shown.method} {shown.url}", *lines])
 
     def assert_all_called(self) -> None:
         """Raise AssertionError if a route was not called; it names them."""

@@ -9,19 +9,25 @@ pytest and the numbers of the promises. It does not know the behaviours, or any 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
 
+from trunkline._contract import Capabilities
 from trunkline._errors import BackendUnavailable
 from trunkline._registry import available_backends, capabilities_of
 from trunkline.testing._card import Behaviour as Behaviour, Card as Card, as_markdown, as_text
 from trunkline.testing._promises import promise_of
 
+# Which capability it takes.
+_LOOPS = {"asyncio": "asyncio", "uvloop": "asyncio", "trio": "trio"}
 _SUITE = """
 from trunkline.testing import TransportConformance
 
@@ -54,9 +60,11 @@ def examine(
         patience: seconds after which a behaviour that waits for what never comes has failed.
 
     Raises:
-        BackendUnavailable: there is no such backend, or its library is missing.
+        BackendUnavailable: there is no such backend, it is broken, or its library is missing.
+        ValueError: `loops` are none that it can run on here, or no behaviour is called `select`.
     """
-    capabilities = capabilities_of(name)
+    capabilities = _capabilities(name)
+    _check_loops(capabilities, loops)
     collector = _Collector(name)
     with TemporaryDirectory(prefix="trunkline-conformance-") as directory:
         # A name of its own: a module is imported once in a process, a suite once for each card.
@@ -69,10 +77,46 @@ def examine(
         options = ["--disable-plugin-autoload", "-p", "anyio.pytest_plugin"]
         options += ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", str(settings)]
         options += ["--rootdir", directory, "--import-mode=importlib", "-k", select]
-        code = pytest.main([str(suite), *options], plugins=[collector])
+        with _environment_without("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+            code = pytest.main([str(suite), *options], plugins=[collector])
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise ValueError(f"-k: no behaviour is called {select!r}")
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"the suite did not run: pytest ended with {code!r}{collector.trouble}")
     return Card(capabilities, tuple(collector.behaviours.values()))
+
+
+def _capabilities(name: str) -> Capabilities:
+    try:
+        return capabilities_of(name)
+    except BackendUnavailable:
+        raise
+    except Exception as error:  # its module may do anything
+        why = f"{type(error).__name__}: {error}"
+        raise BackendUnavailable(f"backend {name!r} cannot be loaded: {why}") from error
+
+
+def _check_loops(capabilities: Capabilities, loops: Sequence[str]) -> None:
+    """Refuse what would leave nothing to run."""
+    for loop in loops:
+        if loop not in _LOOPS:
+            raise ValueError(f"--loops: {loop!r} is none of {', '.join(_LOOPS)}")
+        if not getattr(capabilities, _LOOPS[loop]):
+            raise ValueError(f"--loops: {capabilities.name} does not run on {loop}")
+        if find_spec(loop) is None:
+            raise ValueError(f"--loops: {loop} is not installed: pip install {loop}")
+    if not any(getattr(capabilities, _LOOPS[loop]) and find_spec(loop) for loop in _LOOPS):
+        raise ValueError(f"{capabilities.name}: no event loop that it runs on is installed")
+
+
+@contextmanager
+def _environment_without(*names: str) -> Generator[None]:
+    """What the caller's environment tells pytest is for the caller's own tests."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 class _Collector:
@@ -124,29 +168,45 @@ def _told(report: pytest.TestReport) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 1 if a behaviour failed, 2 if a backend cannot be examined."""
+    given = _parser().parse_args(arguments)
+    cards: list[Card] = []
+    names = given.names or available_backends()
+    for name in names:
+        try:
+            card = examine(name, loops=given.loops, select=given.k, patience=given.patience)
+        except (BackendUnavailable, ValueError) as error:
+            print(error, file=sys.stderr)
+        else:
+            cards.append(card)
+            print(as_text(card))
+    if given.markdown is not None:
+        given.markdown.write_text(as_markdown(cards, given.loops), encoding="utf-8")
+    if len(cards) < len(names):
+        return 2
+    return 1 if any(card.of("failed") for card in cards) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trunkline.testing.conformance",
         description="Run the conformance suite on installed backends, and print report cards.",
     )
     parser.add_argument("names", metavar="NAME", nargs="*", help="a backend; default: every one")
     parser.add_argument("-k", metavar="WORDS", default="", help="only these behaviours, as pytest")
-    parser.add_argument("--loops", metavar="LOOP,...", default="", help="asyncio, uvloop, trio")
+    on = f"{', '.join(_LOOPS)}; default: all that the backend runs on"
+    parser.add_argument("--loops", metavar="LOOP,...", type=_loops, default=(), help=on)
     waiting = "how long a behaviour may wait for what never comes; default: 30"
     parser.add_argument("--patience", metavar="SECONDS", type=float, default=30.0, help=waiting)
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the cards there too")
-    given = parser.parse_args(arguments)
-    loops = [loop for loop in given.loops.split(",") if loop]
-    cards: list[Card] = []
-    for name in given.names or available_backends():
-        try:
-            cards.append(examine(name, loops=loops, select=given.k, patience=given.patience))
-        except BackendUnavailable as error:
-            print(error, file=sys.stderr)
-            return 2
-        print(as_text(cards[-1]))
-    if given.markdown is not None:
-        given.markdown.write_text(as_markdown(cards, loops), encoding="utf-8")
-    return 1 if any(card.of("failed") for card in cards) else 0
+    return parser
+
+
+def _loops(text: str) -> tuple[str, ...]:
+    loops = tuple(text.split(","))
+    for loop in loops:
+        if loop not in _LOOPS:
+            raise argparse.ArgumentTypeError(f"{loop!r} is none of {', '.join(_LOOPS)}")
+    return loops
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,8 +20,10 @@ from trunkline.testing._leaks import MAY_LEAK, LeakWatch
 if TYPE_CHECKING:
     from trunkline import Transport
     from trunkline.testing import LLMServer, RecordingTransport, ReplayTransport, Router
+    from trunkline.testing._cassette import Cassette
 
 _OPTION = "--trunkline-record"
+_LONGEST_NAME = 120
 _MODES = ("none", "once", "new", "all")
 
 
@@ -92,6 +95,8 @@ def trunkline_router() -> Generator[Router]:
 class CassetteOfTest:
     """What the fixture `trunkline_cassette` gives: called, a transport on the test's cassette.
 
+    Called again, another one on the same: they record into one file, and replay each exchange once.
+
     Attributes:
         path: "cassettes", beside the test's file, then the names of the file and of the test.
         mode: of `--trunkline-record`.
@@ -100,6 +105,7 @@ class CassetteOfTest:
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
         self.mode = mode
+        self._cassette: Cassette | None = None
 
     def __call__(
         self, inner: Transport | None = None, **options: Any
@@ -112,18 +118,26 @@ class CassetteOfTest:
         """
         from trunkline import open_transport
         from trunkline.testing import RecordingTransport, ReplayTransport
+        from trunkline.testing._cassette import Cassette
 
+        if self._cassette is None:
+            self._cassette = Cassette(self.path, is_blank=self.mode == "all")
         if inner is None and self.mode == "none":
-            return ReplayTransport(self.path, **options)
+            return ReplayTransport(self._cassette, **options)
         mode = cast("Any", self.mode)
-        return RecordingTransport(inner or open_transport(), self.path, mode=mode, **options)
+        return RecordingTransport(inner or open_transport(), self._cassette, mode=mode, **options)
 
 
 @pytest.fixture
 def trunkline_cassette(request: pytest.FixtureRequest) -> CassetteOfTest:
     """The cassette named after the test: `trunkline_cassette()` is a transport for it."""
     node = cast("pytest.Function", request.node)
-    name = node.name if node.cls is None else f"{node.cls.__name__}.{node.name}"
-    file = re.sub(r"[^\w.\-]+", "-", name).strip("-")
-    path = node.path.parent / "cassettes" / node.path.stem / f"{file}.json"
+    name = node.name if node.cls is None else f"{node.cls.__qualname__}.{node.name}"
+    path = node.path.parent / "cassettes" / node.path.stem / f"{_file_name(name)}.json"
     return CassetteOfTest(path, cast("str", request.config.getoption(_OPTION)))
+
+
+def _file_name(name: str) -> str:
+    """`name` where a file may have it; else what is left of it, with a hash that tells it apart."""
+    plain = re.sub(r"[^\w.\-]+", "-", name).strip("-")[:_LONGEST_NAME]
+    return plain if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
