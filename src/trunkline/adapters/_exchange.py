@@ -199,6 +199,10 @@ class _Upload(AsyncIterator[bytes]):
         """Take the next piece, in the caller's thread; what it returns is for the loop's."""
         try:
             piece = next(self._pieces, None)
+        except StopAsyncIteration as error:  # it would look like the end of the body
+            raised = RuntimeError("content: its iterator raised StopAsyncIteration")
+            raised.__cause__ = error
+            return partial(self._fail, raised)
         except Exception as error:  # noqa: BLE001  # it ends the exchange, which raises it
             return partial(self._fail, error)
         return partial(self._give, piece)
