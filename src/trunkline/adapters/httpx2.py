@@ -93,7 +93,8 @@ class AsyncClient(httpx2.AsyncClient):
 
     What neither the config nor an argument sets is as in the SDKs' own clients: 600 s for each
     time-out but 5 s to connect, 1000 connections of which 100 may be idle, redirects followed, and
-    proxies taken from the environment.
+    proxies taken from the environment. WebSockets (`client.websocket`) are not supported: Trunkline
+    carries HTTP only.
 
     Args:
         config: a config; or a transport, which whoever made it closes.
