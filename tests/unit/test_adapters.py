@@ -288,6 +288,25 @@ async def test_response_header_bytes_come_as_they_are(client: Any) -> None:
     assert got.extensions["reason_phrase"] == b"Fine"
 
 
+@pytest.mark.parametrize(
+    ("version", "said", "phrase"),
+    [
+        ("HTTP/2", "", "Not Found"),
+        ("HTTP/1.1", "", ""),
+        ("HTTP/1.1", "Gone", "Gone"),
+    ],
+)
+async def test_http2_has_the_usual_reason_phrase(
+    adapter: Any, library: Any, version: str, said: str, phrase: str
+) -> None:
+    answered = trunkline.Response(404, reason_phrase=said, http_version=version)
+    got = await adapter.AsyncClient(MockTransport(lambda request: answered)).get("http://api.test/")
+
+    assert got.reason_phrase == phrase
+    with pytest.raises(library.HTTPStatusError, match=f"'404 {phrase}'"):
+        got.raise_for_status()
+
+
 async def test_a_coded_body_is_the_librarys_to_decode(client: Any) -> None:
     coded = gzip.compress(b"plain " * 100)
     reply = response(200, coded, ("Content-Encoding", "gzip"))

@@ -189,9 +189,10 @@ def test_a_proxy_has_the_port_of_its_scheme(make: Any, url: str, port: int) -> N
     assert parse_proxy(config_of(make(proxy=url)).proxy or "").port == port
 
 
-def test_a_proxy_that_is_none_is_named_and_not_shown(make: Any) -> None:
-    with pytest.raises(ValueError, match="proxy") as raised:
-        make(proxy="ftp://user:secret@proxy.test:3128")
+@pytest.mark.parametrize("url", ["ftp://user:secret@p.test:1", "http://user:secret@p.test:99999"])
+def test_a_proxy_that_is_none_is_named_and_not_shown(make: Any, url: str) -> None:
+    with pytest.raises(ValueError, match="\nproxy\n") as raised:
+        make(proxy=url)
 
     assert "secret" not in str(raised.value)
 
@@ -223,6 +224,39 @@ def test_what_cannot_be_honoured_is_refused(make: Any, library: Any, case: str) 
 
     with pytest.raises(UnsupportedOption, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("given", ["httpx", {"backend": "httpx"}])
+def test_what_is_neither_config_nor_transport_is_refused(make: Any, given: Any) -> None:
+    with pytest.raises(UnsupportedOption, match=r"is neither.*TransportConfig"):
+        make(given)
+
+
+def test_a_transport_of_another_kind_of_client_is_refused(make: Any, library: Any) -> None:
+    adapter = FAMILIES[library.__name__][1]
+    other = adapter.SyncTransport if make.__name__ == "AsyncClient" else adapter.AsyncTransport
+    with pytest.raises(UnsupportedOption, match="is neither"):
+        make(other())
+    with pytest.raises(UnsupportedOption, match="transport: give"):
+        make(transport=other())
+
+
+def test_no_transport_is_none_as_in_the_library(make: Any) -> None:
+    assert config_of(make(transport=None, http2=True)).http2
+
+
+@pytest.mark.parametrize("as_keyword", [True, False])
+def test_an_adapter_may_be_a_clients_transport(make: Any, library: Any, as_keyword: bool) -> None:
+    adapter = FAMILIES[library.__name__][1]
+    kind = adapter.AsyncTransport if make.__name__ == "AsyncClient" else adapter.SyncTransport
+    sender = kind(TransportConfig(timeouts=Timeouts(read=7)))
+    client = make(transport=sender) if as_keyword else make(sender)
+
+    assert client.transport is sender.transport
+    assert client._transport is sender  # which the library's client closes
+    assert client.timeout.read == 7
+    with pytest.raises(UnsupportedOption, match=r"http2.*set it there"):
+        make(transport=sender, http2=True)
 
 
 def test_an_unknown_argument_is_refused(make: Any) -> None:

@@ -149,6 +149,17 @@ def test_what_the_callers_iterator_raises_is_raised(client: Any) -> None:
         assert gone.wait(20)
 
 
+def test_an_iterator_that_raises_the_end_of_another_kind_is_no_whole_body(client: Any) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        raise StopAsyncIteration
+
+    with ScriptedServer(serve()) as server:
+        with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            client.post(server.url, content=pieces())
+        assert not any(request.complete for request in server.requests)
+
+
 def test_a_response_is_streamed(client: Any) -> None:
     script = [
         expect_request(),

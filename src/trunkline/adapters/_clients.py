@@ -28,23 +28,25 @@ def client_arguments(
     """
     arguments = {name: value for name, value in options.items() if name not in SHAPING}
     shaping = {name: value for name, value in options.items() if name in SHAPING}
-    if "transport" in arguments:
+    theirs = arguments.pop("transport", None)
+    if theirs is not None and (given is not None or not isinstance(theirs, adapter)):
         raise UnsupportedOption(
             "transport: give a trunkline transport, or a config, as the first argument; another "
             f"library's transport goes into {family.library.__name__}'s own client, or into mounts"
         )
+    given = theirs or given
     if given is None or isinstance(given, TransportConfig):
-        config = given = make_config(given, shaping)
-        arguments["mounts"] = _mounts(adapter, config, arguments.get("mounts") or {})
+        given = make_config(given, shaping)
+        arguments["mounts"] = _mounts(adapter, given, arguments.get("mounts") or {})
     elif shaping:
         raise UnsupportedOption(
             f"{', '.join(shaping)}: the transport that was given is made already; set it there"
         )
-    else:
-        config = make_config(getattr(given, "config", None), {})
+    made: Any = given if isinstance(given, adapter) else adapter(given)
+    config = make_config(getattr(made.transport, "config", None), {})
     arguments.setdefault("timeout", family.library.Timeout(**timeout_arguments(config.timeouts)))
     arguments.setdefault("follow_redirects", True)
-    arguments["transport"] = made = adapter(given)
+    arguments["transport"] = made
     return made.transport, arguments
 
 

@@ -7,6 +7,7 @@ the loop's thread lives.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from queue import SimpleQueue
@@ -39,8 +40,9 @@ class Exchange:
         self._task = _Task()
         self._inbox = self._task.inbox
         self.upload = None if body is None else _Upload(self._inbox, iter(body))
-        self.request: Request
-        """What was sent."""
+        self._request: Request
+        self.is_handed_out = False
+        """Somebody has the response, and is to read or close it."""
         self._is_over = False
 
     def start(self, transport: Transport, request: Request) -> Response:
@@ -49,7 +51,7 @@ class Exchange:
         Raises:
             TransportError: see `Transport.send`.
         """
-        self.request = request
+        self._request = request
         task, left_over = self._task, self._thread.left_over
         left_over.add(task.give_up)
         self._thread.start_task(partial(task.run, transport, request, left_over))
@@ -70,11 +72,6 @@ class Exchange:
         if self._task.has_room:
             self._thread.call_soon(self._task.go_on)
         return piece
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it holds a connection."""
-        return not self._task.is_done
 
     def cancel(self) -> None:
         """End the exchange, and with it the connection or stream. Idempotent, waits for nothing."""
@@ -103,8 +100,18 @@ class Exchange:
         self._thread.call_soon(self.upload.produce())
 
     def __del__(self) -> None:
-        if not self._is_over:
-            self.cancel()
+        if self._is_over:
+            return
+        holds_connection = not self._task.is_done
+        self.cancel()
+        if holds_connection and self.is_handed_out:
+            # Of the request only what is no secret: its method and origin.
+            warnings.warn(
+                f"unclosed response to {self._request!r}",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
 
 class _Task:
@@ -199,6 +206,10 @@ class _Upload(AsyncIterator[bytes]):
         """Take the next piece, in the caller's thread; what it returns is for the loop's."""
         try:
             piece = next(self._pieces, None)
+        except StopAsyncIteration as error:  # it would look like the end of the body
+            raised = RuntimeError("content: its iterator raised StopAsyncIteration")
+            raised.__cause__ = error
+            return partial(self._fail, raised)
         except Exception as error:  # noqa: BLE001  # it ends the exchange, which raises it
             return partial(self._fail, error)
         return partial(self._give, piece)

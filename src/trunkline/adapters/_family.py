@@ -90,15 +90,18 @@ class Family:
 
     def translate_response(self, response: Response, stream: Any, made: Any) -> Any:
         """The library's response for ours, of the class `made`, with `stream` as its body."""
+        version = response.http_version
+        extensions: dict[str, Any] = {
+            "http_version": version.encode("ascii"),
+            "network_stream": NetworkStream(response.connection),
+        }
+        if version != "HTTP/2":  # which has none: then the library says the usual one
+            extensions["reason_phrase"] = response.reason_phrase.encode("ascii", "ignore")
         return made(
             response.status_code,
             headers=response.raw_headers,
             stream=stream,
-            extensions={
-                "http_version": response.http_version.encode("ascii"),
-                "reason_phrase": response.reason_phrase.encode("ascii", "ignore"),
-                "network_stream": NetworkStream(response.connection),
-            },
+            extensions=extensions,
         )
 
     def url(self, url: Any) -> Any:
@@ -130,9 +133,18 @@ def _bound_stream(library: Any) -> Any:
 
 
 def open_or_take(given: Given) -> tuple[Transport, bool]:
-    """The transport, and whether it was made here, so that it is closed here too."""
+    """The transport, and whether it was made here, so that it is closed here too.
+
+    Raises:
+        UnsupportedOption: it is neither a config nor a transport; and as `open_transport`.
+    """
     if given is None or isinstance(given, TransportConfig):
         return trunkline.open_transport(given), True
+    if not isinstance(given, Transport):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise trunkline.UnsupportedOption(
+            f"config_or_transport: a {type(given).__name__} is neither; give a TransportConfig, "
+            "such as TransportConfig(backend='httpx'), or a transport of trunkline"
+        )
     return given, False
 
 

@@ -81,7 +81,11 @@ def _proxy(proxy: Any) -> str:
     if headers or context is not None:
         what = "headers" if headers else "ssl_context"
         raise UnsupportedOption(f"proxy: {what} of a Proxy cannot be sent; give its URL only")
-    url, auth = URL(str(getattr(proxy, "url", proxy))), getattr(proxy, "auth", None)
+    given, auth = str(getattr(proxy, "url", proxy)), getattr(proxy, "auth", None)
+    try:
+        url = URL(given)
+    except ValueError:
+        return given  # which the config refuses
     if auth is not None:
         url = url.with_user(auth[0]).with_password(auth[1])
     if url.explicit_port is None:

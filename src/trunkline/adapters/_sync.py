@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -80,6 +79,7 @@ class SyncBody:
 
     def __init__(self, exchange: Exchange, request: Any) -> None:
         self._exchange = exchange
+        exchange.is_handed_out = True
         self._request = request
 
     def __iter__(self) -> Iterator[bytes]:
@@ -91,15 +91,3 @@ class SyncBody:
 
     def close(self) -> None:
         self._exchange.cancel()
-
-    def __del__(self) -> None:
-        exchange: Exchange | None = getattr(self, "_exchange", None)  # none: interrupted at birth
-        if exchange is not None and exchange.is_running:
-            exchange.cancel()
-            # Of the request only what is no secret: its method and origin.
-            warnings.warn(
-                f"unclosed response to {exchange.request!r}",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )

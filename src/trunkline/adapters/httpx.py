@@ -99,7 +99,8 @@ class AsyncClient(httpx.AsyncClient):
         config: a config; or a transport, which whoever made it closes.
         options: the arguments of `httpx.AsyncClient`. `limits`, `http2`, `verify`, `cert`, `proxy`
             and `trust_env` go into the config, over what it says. An `SSLContext` for `verify` is
-            used as it is, for every connection; see `trunkline.Tls`.
+            used as it is, for every connection; see `trunkline.Tls`. `transport` may be one of this
+            module's, which is closed with the client.
 
     Raises:
         UnsupportedOption: (a ValueError) an argument cannot be honoured, such as `http1=False`; the

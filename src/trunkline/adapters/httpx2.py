@@ -93,13 +93,15 @@ class AsyncClient(httpx2.AsyncClient):
 
     What neither the config nor an argument sets is as in the SDKs' own clients: 600 s for each
     time-out but 5 s to connect, 1000 connections of which 100 may be idle, redirects followed, and
-    proxies taken from the environment.
+    proxies taken from the environment. WebSockets (`client.websocket`) are not supported: Trunkline
+    carries HTTP only.
 
     Args:
         config: a config; or a transport, which whoever made it closes.
         options: the arguments of `httpx2.AsyncClient`. `limits`, `http2`, `verify`, `cert`, `proxy`
             and `trust_env` go into the config, over what it says. An `SSLContext` for `verify` is
-            used as it is, for every connection; see `trunkline.Tls`.
+            used as it is, for every connection; see `trunkline.Tls`. `transport` may be one of this
+            module's, which is closed with the client.
 
     Raises:
         UnsupportedOption: (a ValueError) an argument cannot be honoured, such as `http1=False`; the

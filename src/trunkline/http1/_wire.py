@@ -131,14 +131,27 @@ class Wire:
             UploadStopped: there is no use in sending more.
             WriteTimeout, DeadlineExceeded: the peer takes no more, and says nothing.
         """
+        attempt, stream = self._attempt, self._stream
+        rest, is_blocked = memoryview(data), False
         try:
-            await self._send(memoryview(data))
-            if self._is_apart:
-                self._is_apart = False
-                self._stream.delivery.head_sent()
-            if self._expects:
-                self._expects = False
-                await self._wait_for_continue()
+            if self._content.is_streamed and attempt.bytes_sent:
+                self._listen()
+            for turn in itertools.count(1):
+                sent = stream.send_nowait(rest)
+                if sent:
+                    attempt.bytes_sent += sent
+                    rest = rest[sent:]
+                    if is_blocked:
+                        attempt.begin("write")
+                elif rest or not stream.flush_nowait():
+                    await self._wait_for_room()
+                    is_blocked = True
+                else:
+                    break
+                if turn % FAIR_SHARE == 0:
+                    await attempt.wait(give_way())
+            if self._is_apart or self._expects:
+                await self._after_head()
         except (TransportError, UploadStopped):  # they are OSErrors too, a deadline at least
             raise
         except (OSError, anyio.ClosedResourceError) as error:
@@ -150,28 +163,18 @@ class Wire:
         self.is_sending = False
         self._attempt.begin("headers")
 
-    async def _send(self, rest: memoryview) -> None:
-        attempt, stream, is_blocked = self._attempt, self._stream, False
-        if self._content.is_streamed and attempt.bytes_sent:
-            self._listen()
-        for turn in itertools.count(1):
-            sent = stream.send_nowait(rest)
-            if sent:
-                attempt.bytes_sent += sent
-                rest = rest[sent:]
-                if is_blocked:
-                    attempt.begin("write")
-            elif rest or not stream.flush_nowait():
-                self._listen()
-                is_full = len(self._held) >= _MAX_HELD
-                await attempt.wait(stream.wait_writable() if is_full else stream.wait_either())
-                is_blocked = True
-            else:
-                return
-            if turn % FAIR_SHARE == 0:
-                await attempt.wait(give_way())
+    async def _wait_for_room(self) -> None:
+        self._listen()
+        stream, is_full = self._stream, len(self._held) >= _MAX_HELD
+        await self._attempt.wait(stream.wait_writable() if is_full else stream.wait_either())
 
-    async def _wait_for_continue(self) -> None:
+    async def _after_head(self) -> None:
+        if self._is_apart:
+            self._is_apart = False
+            self._stream.delivery.head_sent()
+        if not self._expects:
+            return
+        self._expects = False
         # No longer than curl does: RFC 9110 section 10.1.1 says not to wait for ever.
         with anyio.move_on_after(_CONTINUE_SECONDS):
             await self._attempt.wait(self._stream.wait_readable())
@@ -260,20 +263,9 @@ class Wire:
             OSError, anyio.ClosedResourceError: the connection failed.
             LimitExceeded: too many of them are not the final head.
         """
-        data, self._held = self._held, b""
-        if data:
-            return data
-        data = await self._receive(max_bytes)
-        if self.awaits_head:
-            self._count(data)
-        if not data:
-            if self._failure is not None:
-                # A reset that the write met looks like a proper end here, and is none.
-                raise self._failure
-            self._has_ended = True
-        return data
-
-    async def _receive(self, max_bytes: int) -> bytes:
+        if self._held:
+            held, self._held = self._held, b""
+            return held
         attempt, stream = self._attempt, self._stream
         if self.awaits_head and not self._received:
             # Other callers have their turn, however fast the peer answers. When it has come back
@@ -286,6 +278,13 @@ class Wire:
         self._receptions += 1
         if self._receptions % FAIR_SHARE == 0:
             await attempt.wait(give_way())
+        if self.awaits_head:
+            self._count(data)
+        if not data:
+            if self._failure is not None:
+                # A reset that the write met looks like a proper end here, and is none.
+                raise self._failure
+            self._has_ended = True
         return data
 
     def _count(self, data: bytes) -> None:
