@@ -289,8 +289,8 @@ class Handler(ResponseHandler):
         """Close the socket with a reset: the kernel, too, drops what it has not sent."""
         transport = self.transport
         if transport is not None:
-            sock = transport.get_extra_info("socket")
-            if sock.fileno() >= 0:
+            sock = transport.get_extra_info("socket")  # None: of TLS that has ended already
+            if sock is not None and sock.fileno() >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from multidict import CIMultiDict, CIMultiDictProxy
+from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client
 from pyreqwest.http import Url
 from pyreqwest.request import StreamRequest
@@ -144,18 +145,28 @@ class Call:
         self._attempts, self._is_sent = 1, None
         self.begin("headers")
         try:
+            inner = await self._head(message)
+        except Exception as error:  # noqa: BLE001  # it is raised below
+            failure = self.failure(error)
+        else:
+            self._note_head(inner)
+            return message, inner
+        raise failure
+
+    async def _head(self, message: StreamRequest) -> Inner:
+        try:
             inner = await self.wait(message.__aenter__())
             self._has_head = True
-        except Exception as error:
-            raise self.failure(error) from error
         finally:
             if self._upload is not None and not self._has_head:
                 await self._upload.aclose()
+        return inner
+
+    def _note_head(self, inner: Inner) -> None:
         self.head_at = monotonic()
         self._version = inner.version.replace("/2.0", "/2")
         self._is_sent = True if self._upload is None or self._upload.is_over else None
         self.timings.wait = self.head_at - self._since
-        return message, inner
 
     def _message(self, client: Client) -> StreamRequest:
         request, content = self.request, self.request.content
@@ -201,10 +212,16 @@ class Call:
     # -- what its errors say -----------------------------------------------------------------------
 
     def failure(self, error: Exception) -> Exception:
-        """What to raise for `error`, which becomes its cause."""
+        """What `error` means.
+
+        It is raised where `error` is not being handled any more: one of the caller's own stays as
+        it is, with the cause and context that it has.
+        """
         failure = self._upload.failure if self._upload is not None else None
         if failure is None and not isinstance(error, TransportError):
             failure = translate(error, in_body=self._has_head, by_proxy=self._by_proxy)
+            if failure is not None:
+                failure.__cause__ = error
         failure = failure or error
         if isinstance(failure, trunkline.ConnectTimeout) and not self.request.origin.is_tls:
             failure.phase = "connect"  # the library does not always say that it was at TCP
@@ -333,19 +350,24 @@ class Download:
         if self.is_over and not call.is_closed:
             return b""
         call.begin("body")
-        is_read = False
         try:
             if call.is_closed:
                 raise trunkline.TransportClosed("the transport was closed meanwhile")
             piece = await call.wait(self._reader.read_chunk())
-            is_read = True
-        except Exception as error:
-            raise call.failure(error) from error
-        finally:
-            if not is_read:
-                self.close()
+        except Exception as error:  # noqa: BLE001  # it is raised below
+            failure = call.failure(error)
+        except BaseException:
+            self.close()
+            raise
+        else:
+            return self._taken(piece)
+        self.close()
+        raise failure
+
+    def _taken(self, piece: Bytes | None) -> bytes:
         if piece is not None:
             return bytes(piece)
+        call = self._call
         now = monotonic()
         call.timings.receive, call.timings.total = now - call.head_at, now - call.started
         self.close()
