@@ -338,7 +338,8 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 OPEN = """
-import os, sys, threading
+import logging, os, sys, threading
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # not of steps that a busy machine made slow
 from importlib import import_module
 from trunkline import TransportConfig
 family, backend, url = sys.argv[1:]
