@@ -632,6 +632,31 @@ async def test_what_was_taken_out_may_be_anything_and_the_rest_may_not(path: Pat
     await ask(replay, Request("GET", f"{URL}/session/other?n=1&q=a-other"))
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+async def test_the_boundary_of_multipart_is_no_difference(path: Path, quote: str) -> None:
+    def upload(boundary: str, text: str) -> Request:
+        part = f'--{boundary}\r\nContent-Disposition: form-data; name="f"\r\n\r\n{text}\r\n'
+        kind = f"multipart/form-data; boundary={quote}{boundary}{quote}"
+        content = f"{part}--{boundary}--\r\n".encode()
+        return Request("POST", URL, headers={"Content-Type": kind}, content=content)
+
+    await ask(RecordingTransport(counting(), path), upload("0123abcd", "of 0123abcd"))
+    replay = ReplayTransport(path)
+    with pytest.raises(UnexpectedRequest, match="body: it is not the same"):
+        await ask(replay, upload("98765", "of another"))
+    assert await ask(replay, upload("98765", "of 0123abcd")) == "1"
+
+
+def test_a_cassette_has_the_mode_of_any_file_or_the_one_it_had(path: Path) -> None:
+    Cassette(path).save()
+    other = path.with_name("other")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+    path.chmod(0o640)
+    Cassette(path).save()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 async def test_a_length_is_that_of_the_redacted_body(path: Path) -> None:
     router = Router()
     router.get().respond(json={"access_token": SECRET})

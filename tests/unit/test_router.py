@@ -216,6 +216,29 @@ async def test_an_unexpected_request_is_told_what_each_route_wants_the_nearest_f
     assert not isinstance(caught.value, TransportError)
 
 
+async def test_objects_in_lists_may_have_more_keys_and_lists_no_more_items() -> None:
+    router = Router()
+    router.post("/x", json={"messages": [{"role": "user"}, {"n": [1]}]})
+
+    async def ask(messages: list[object]) -> None:
+        body = json.dumps({"messages": messages}).encode()
+        await router.transport.send(Request("POST", "https://h/x", content=body))
+
+    await ask([{"role": "user", "content": "hi"}, {"n": [1], "m": 2}])
+    with pytest.raises(UnexpectedRequest, match=r"body\.messages\[1\]\.n has 2 items"):
+        await ask([{"role": "user"}, {"n": [1, 2]}])
+    with pytest.raises(UnexpectedRequest, match=r"body\.messages\[0\]\.role is 'system'"):
+        await ask([{"role": "system"}, {"n": [1]}])
+
+
+@pytest.mark.parametrize("newline", ["\r", "\n", "\r\n"])
+async def test_no_text_of_an_event_is_lost_after_a_newline(newline: str) -> None:
+    router = Router()
+    router.get("/x").respond(sse=[f"a{newline}b"])
+    async with await router.transport.send(Request("GET", "https://h/x")) as response:
+        assert [event.data async for event in response.aiter_sse()] == ["a\nb"]
+
+
 async def test_an_unexpected_request_is_told_of_without_its_secrets() -> None:
     secrets = ("sk-query-1234", "sk-header-1234", "sk-json-1234", "hunter2")
     router = Router()

@@ -85,6 +85,14 @@ class Cassette:
             return found.st_ino, found.st_mtime_ns, found.st_size
         return None
 
+    def _mode(self) -> int:
+        """That of the old file, or what any new one would have; a temporary one is private."""
+        with suppress(FileNotFoundError):
+            return self.path.stat().st_mode & 0o777
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
+
     def check_unchanged(self) -> None:
         """Raise RuntimeError: somebody else has written to the file, and would lose that."""
         if self._state_of_file() != self._state:
@@ -111,6 +119,7 @@ class Cassette:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(f"{text}\n")
+            os.chmod(name, self._mode())
             os.replace(name, self.path)
             self._state = self._state_of_file()
         except BaseException:

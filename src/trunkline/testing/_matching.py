@@ -18,6 +18,7 @@ Aspect: TypeAlias = Literal["method", "url", "host", "path", "query", "body"]
 Matcher: TypeAlias = Callable[[ReceivedRequest, ReceivedRequest], bool]
 
 _MOST_SHOWN = 8
+_BOUNDARY = re.compile(r'multipart/.*;\s*boundary=(?:"([^"]+)"|([^\s;]+))', re.IGNORECASE)
 
 
 class Matching:
@@ -93,7 +94,7 @@ def _pairs(request: ReceivedRequest) -> list[str]:
 
 
 def _compare_bodies(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[str]:
-    if _same(recorded.body.decode("latin-1"), sent.body.decode("latin-1")):
+    if _same(_text(recorded), _text(sent)):
         return []
     try:
         found = list(_json_differences(recorded.json(), sent.json(), "body"))
@@ -102,6 +103,17 @@ def _compare_bodies(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[st
         return [f"body: it is not the same ({sizes})"]
     more = len(found) - _MOST_SHOWN
     return found[:_MOST_SHOWN] + ([f"body: {more} differences more"] if more > 0 else [])
+
+
+def _text(request: ReceivedRequest) -> str:
+    """The body, with a character for each byte; of multipart, whose boundary is random, with one
+    that is not."""
+    text = request.body.decode("latin-1")
+    found = _BOUNDARY.match(request.headers.get("Content-Type", ""))
+    if found is None:
+        return text
+    delimiter = rf"^--{re.escape(found[1] or found[2])}(?=(?:--)?\s*$)"
+    return re.sub(delimiter, "--boundary", text, flags=re.MULTILINE)
 
 
 _ASPECTS: dict[str, Callable[[ReceivedRequest, ReceivedRequest], list[str]]] = {

@@ -148,7 +148,8 @@ def _matches(pattern: Text | Sequence[str], values: list[str]) -> bool:
 
 
 def _missing(wanted: Any, got: Any, shown: Any, where: str) -> list[str]:
-    """What of `wanted` is not in `got`: keys of objects at any depth, all else in full."""
+    """What of `wanted` is not in `got`: keys of objects at any depth, also in lists of the same
+    length, all else in full."""
     if isinstance(wanted, Mapping) and isinstance(got, Mapping):
         found: list[str] = []
         present = cast("Mapping[str, Any]", got)
@@ -160,7 +161,19 @@ def _missing(wanted: Any, got: Any, shown: Any, where: str) -> list[str]:
             else:
                 found.append(f"{where} has no {key}")
         return found
+    if isinstance(wanted, list) and isinstance(got, list):
+        return _missing_in_list(cast("Any", wanted), cast("Any", got), shown, where)
     return [] if wanted == got else [f"{where} is {shown!r}"]
+
+
+def _missing_in_list(wanted: list[Any], got: list[Any], shown: Any, where: str) -> list[str]:
+    if len(wanted) != len(got):
+        return [f"{where} has {len(got)} items"]
+    visible = cast("list[Any]", shown if isinstance(shown, list) else [REDACTED] * len(got))
+    found: list[str] = []
+    for number, each in enumerate(zip(wanted, got, visible, strict=True)):
+        found += _missing(*each, f"{where}[{number}]")
+    return found
 
 
 def _show(pattern: Text | Sequence[str]) -> str:

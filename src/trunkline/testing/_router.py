@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json as jsonlib
+import re
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias, cast
@@ -25,6 +26,7 @@ SSE: TypeAlias = Sequence[str | ServerSentEvent | Mapping[str, Any] | list[Any]]
 
 _UNSET: Any = object()
 _BODILESS = frozenset({204, 205, 304})
+_NEWLINE = re.compile(r"\r\n|\r|\n")  # each ends a line of an event stream
 
 
 class Route:
@@ -285,7 +287,7 @@ def _event(event: Any) -> str:
         fields.append(("id", event.id))
     if event.retry is not None:
         fields.append(("retry", str(event.retry)))
-    fields += [("data", line) for line in event.data.split("\n")]
+    fields += [("data", line) for line in _NEWLINE.split(event.data)]
     return "".join(f"{field}: {value}\n" for field, value in fields) + "\n"
 
 
