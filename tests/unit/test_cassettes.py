@@ -647,6 +647,42 @@ async def test_the_boundary_of_multipart_is_no_difference(path: Path, quote: str
     assert await ask(replay, upload("98765", "of 0123abcd")) == "1"
 
 
+@pytest.mark.parametrize("fault", [Fault(error=ConnectError, times=1), Fault(status=429, times=1)])
+async def test_a_streamed_body_that_was_not_sent_to_its_end_is_replayed(
+    path: Path, fault: Fault
+) -> None:
+    async def talk(transport: Transport) -> list[str]:
+        seen: list[str] = []
+        for _ in range(2):
+            try:
+                response = await transport.send(
+                    Request("POST", URL, content=Chunks([b"one", b"two"]))
+                )
+                seen.append(f"{response.status_code} {await response.aread()!r}")
+            except ConnectError as error:
+                seen.append(error.replay)
+        return seen
+
+    recorded = await talk(RecordingTransport(FaultTransport(counting(), [fault]), path))
+    assert "is_whole" in read(path)[0]["request"]["body"]
+    assert await talk(ReplayTransport(path)) == recorded
+
+
+async def test_of_a_body_that_was_cut_off_the_beginning_has_to_be_the_same(path: Path) -> None:
+    async def first_piece(request: Request) -> Response:
+        assert not isinstance(request.content, (bytes, type(None)))
+        async for _ in request.content:
+            break
+        return Response(413)
+
+    request = Request("POST", URL, content=Chunks([b"one", b"two"]))
+    await ask(RecordingTransport(MockTransport(first_piece), path), request)
+    replay = ReplayTransport(path)
+    with pytest.raises(UnexpectedRequest, match="body: it does not begin as what was recorded"):
+        await replay.send(Request("POST", URL, content=b"on"))
+    assert (await replay.send(Request("POST", URL, content=b"one and more"))).status_code == 413
+
+
 def test_a_cassette_has_the_mode_of_any_file_or_the_one_it_had(path: Path) -> None:
     Cassette(path).save()
     other = path.with_name("other")
@@ -899,6 +935,7 @@ async def test_what_an_sdk_said_to_a_server_is_replayed_without_one(path: Path) 
         base_url = server.base_url
         recording = RecordingTransport(trunkline.open_transport(), path)
         recorded = await run(base_url, recording)
+        await recording.aclose()
     assert len(recorded) > 6
     assert recorded[-1] == 404
     assert await run(base_url, ReplayTransport(path)) == recorded

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from trunkline import (
     Client,
     ConnectError,
+    HTTPStatusError,
     InvalidRequest,
     ReadTimeout,
     RemoteDisconnected,
@@ -237,6 +239,60 @@ async def test_no_text_of_an_event_is_lost_after_a_newline(newline: str) -> None
     router.get("/x").respond(sse=[f"a{newline}b"])
     async with await router.transport.send(Request("GET", "https://h/x")) as response:
         assert [event.data async for event in response.aiter_sse()] == ["a\nb"]
+
+
+async def says_yes(request: Request) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ({"params": {"limit": 10}}, "params: of 'limit' give text, .* not 10"),
+        ({"headers": {"x-n": [1]}}, "headers: of 'x-n' give text"),
+        ({"where": says_yes}, "where: it has to be a plain function"),
+    ],
+)
+def test_a_condition_that_could_not_hold_is_refused_at_once(
+    conditions: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        Router().get("/x", **conditions)
+
+
+@pytest.mark.parametrize("content", ["hello", ["hello"], [1]])
+def test_content_that_is_no_bytes_is_refused_at_once(content: Any) -> None:
+    with pytest.raises(TypeError, match="content: give bytes"):
+        Router().get("/x").respond(content=content)
+
+
+@pytest.mark.parametrize("content", [bytearray(b"hello"), memoryview(b"hello")])
+async def test_other_buffers_are_bytes(content: Any) -> None:
+    router = Router()
+    router.get("/x").respond(content=content)
+    response = await router.transport.send(Request("GET", "https://h/x"))
+    assert await response.aread() == b"hello"
+
+
+async def test_the_case_of_a_method_and_of_a_host_is_no_difference() -> None:
+    router = Router()
+    router.route("get", "/x", host="API.test").respond(text="fine")
+    response = await router.transport.send(Request("GET", "https://api.test/x"))
+    assert await response.aread() == b"fine"
+
+
+def test_a_status_is_not_raised_by_a_route() -> None:
+    with pytest.raises(TypeError, match="respond"):
+        Router().get().raises(HTTPStatusError)
+
+
+@pytest.mark.parametrize("answer", [None, {"a": 1}, (200, {})])
+async def test_a_handler_that_answers_something_else_is_told_what_to(answer: Any) -> None:
+    router = Router()
+    router.get().side_effect(lambda request: answer)
+    for transport in (router.transport, MockTransport(lambda request: answer)):
+        with pytest.raises(TypeError, match="has to return a Response or"):
+            await transport.send(Request("GET", "https://h/x"))
 
 
 async def test_an_unexpected_request_is_told_of_without_its_secrets() -> None:

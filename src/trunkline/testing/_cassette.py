@@ -11,7 +11,8 @@ something is recorded, or what is secret.
 
 A BODY is one of {"json": ...}, {"text": "..."}, {"base64": "..."}, {"chunks": [...]}. A chunk is
 text, or {"base64": "..."} where it is none. Of a response it may have "pauses", seconds before each
-chunk; "error", in which it ended; and "is_whole": false, when nobody read on.
+chunk; "error", in which it ended; and "is_whole": false, when nobody read on. That a request's has
+where it was a stream that was not sent to its end: then it is the beginning of those it stands for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from trunkline import Request, TransportError
 from trunkline.testing._fault_plan import find_error
-from trunkline.testing._received import ReceivedRequest
+from trunkline.testing._received import PartialRequest, ReceivedRequest
 
 VERSION = 1
 # What a header value outside UTF-8 is in text: JSON has a form for it, UTF-8 has not.
@@ -146,13 +147,15 @@ def _load(path: Path) -> list[Entry]:
 # -- requests --------------------------------------------------------------------------------------
 
 
-def write_request(request: ReceivedRequest) -> Entry:
+def write_request(request: ReceivedRequest, *, is_whole: bool) -> Entry:
     written: Entry = {
         "method": request.method,
         "url": request.url,
         "headers": write_headers(request.headers.items()),
     }
-    if request.body:
+    if not is_whole:
+        written["body"] = {**_write_piece(request.body), "is_whole": False}
+    elif request.body:
         written["body"] = _write_json(request.body) or _write_piece(request.body)
     return written
 
@@ -171,7 +174,9 @@ def _load_request(data: Entry) -> ReceivedRequest:
         content = json.dumps(body["json"]).encode() if "json" in body else _load_piece(body)
     names = {"content-length", "transfer-encoding"}
     fields = [pair for pair in load_headers(data["headers"]) if pair[0].lower() not in names]
-    return ReceivedRequest(data["method"], data["url"], headers=fields, content=content)
+    is_whole = data.get("body", {}).get("is_whole", True)
+    kind = ReceivedRequest if is_whole else PartialRequest
+    return kind(data["method"], data["url"], headers=fields, content=content)
 
 
 def write_headers(fields: Any) -> list[str]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias, cast
 
-from trunkline import Request, Response, ServerSentEvent, TransportError
+from trunkline import HTTPStatusError, Request, Response, ServerSentEvent, TransportError
 from trunkline.testing._facts import happened, place
-from trunkline.testing._mock import Handler, MockTransport
+from trunkline.testing._mock import Handler, MockTransport, as_response
 from trunkline.testing._pattern import JSON, Pattern, Patterns, Predicate, URLPattern
 from trunkline.testing._received import Chunks, ReceivedRequest, UnexpectedRequest, receive
 from trunkline.testing._redaction import Redaction, Redactor
@@ -100,6 +100,8 @@ class Route:
             error: an exception, raised as it is; or a class. An error of Trunkline's own made from
                 its class has the facts (`phase`, `bytes_sent`, `replay` ...) of a real one.
         """
+        if isinstance(error, type) and issubclass(error, HTTPStatusError):
+            raise TypeError("raises: a status is no error of a transport; give respond(404), say")
 
         def answer(request: Request) -> Response:
             if isinstance(error, type) and issubclass(error, TransportError):
@@ -133,10 +135,7 @@ class Route:
         answer = handler(request)
         if inspect.isawaitable(answer):
             answer = await answer
-        if isinstance(answer, Response):
-            return answer
-        status, headers, body = answer
-        return Response(status, headers=headers, content=body)
+        return as_response(answer)
 
     def __repr__(self) -> str:
         return f"<Route {self._pattern}>"
@@ -276,7 +275,12 @@ def _body(name: str, value: Any) -> tuple[bytes | list[bytes], str | None]:
         return cast("str", value).encode(), "text/plain; charset=utf-8"
     if name == "sse":
         return [_event(one).encode() for one in value], "text/event-stream"
-    return (value, None) if isinstance(value, bytes) else (list(value), None)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", value)), None
+    pieces: list[Any] = [value] if isinstance(value, str) else list(value)
+    if not all(isinstance(piece, bytes) for piece in pieces):
+        raise TypeError("content: give bytes, or a list of bytes; text goes into text=")
+    return pieces, None
 
 
 def _event(event: Any) -> str:
