@@ -343,12 +343,66 @@ async def test_nothing_is_lost_where_two_record_into_one_file(path: Path, mode: 
         await other.send(chat("d"))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"trunkline_cassette": 2, "interactions": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"trunkline_cassette": 2, "interactions": []}',
+        '{"trunkline_cassette": 1, "interactions": "abc"}',
+    ],
+)
 def test_another_file_is_refused(path: Path, text: str) -> None:
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="cassette"):
         ReplayTransport(path)
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    request: dict[str, Any] = {"method": "GET", "url": URL, "headers": []}
+    response: dict[str, Any] = {
+        "status": 200,
+        "http_version": "HTTP/1.1",
+        "headers": [],
+        "body": {"text": "x"},
+    }
+    return {"request": request, "response": {**response, **changes}}
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        {},
+        {"request": {"method": "GET", "url": URL, "headers": []}},
+        {**entry(), "request": {"method": "GET", "url": "h/", "headers": []}},
+        {"request": entry()["request"], "error": {"type": "Nope", "message": ""}},
+        entry(status="x"),
+        entry(headers=["a b: 1"]),
+        entry(http_version=None),
+        entry(body={"txt": "x"}),
+        entry(body={"chunks": ["x", "y"], "pauses": [0]}),
+        entry(body={"text": "x", "error": {"type": "Nope", "message": ""}}),
+    ],
+)
+def test_what_could_not_be_played_is_refused_when_the_file_is_opened(
+    path: Path, garbled: dict[str, Any]
+) -> None:
+    path.parent.mkdir()
+    data = {"trunkline_cassette": 1, "interactions": [entry(), garbled]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.json: interaction no\. 2 is garbled: "):
+        ReplayTransport(path)
+
+
+async def test_a_header_without_its_last_space_is_read(path: Path) -> None:
+    path.parent.mkdir()
+    data = {"trunkline_cassette": 1, "interactions": [entry(headers=["X-E:", "X-F: a: b"])]}
+    text = json.dumps(data)
+    await anyio.Path(path).write_text(text, encoding="utf-8")
+    response = await ReplayTransport(path).send(Request("GET", URL))
+    assert (response.headers["X-E"], response.headers["X-F"]) == ("", "a: b")
 
 
 async def test_a_streamed_request_body_is_recorded_and_sent(path: Path) -> None:

@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
-from trunkline import Request, TransportError
+from trunkline import InvalidRequest, Request, Response, TransportError
 from trunkline.testing._fault_plan import find_error
 from trunkline.testing._received import PartialRequest, ReceivedRequest
 
@@ -75,7 +75,9 @@ class Cassette:
         self._state = self._state_of_file()
         self.is_new = is_blank or not self.path.exists()
         self.entries: list[Entry] = [] if self.is_new else _load(self.path)
-        self.requests = [_load_request(entry["request"]) for entry in self.entries]
+        self.requests = [
+            _load_entry(self.path, number, entry) for number, entry in enumerate(self.entries, 1)
+        ]
         self.played: set[int] = set()
         self.takes: list[Take] = []
         self.secrets: set[str] = set()
@@ -141,7 +143,36 @@ def _load(path: Path) -> list[Entry]:
         raise ValueError(f"{path}: it is not a cassette") from error
     if version != VERSION:
         raise ValueError(f"{path}: a cassette of version {version}, and only {VERSION} is known")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: it is not a cassette: interactions is no list")
     return cast("list[Entry]", entries)
+
+
+def _load_entry(path: Path, number: int, entry: Entry) -> ReceivedRequest:
+    """Its request. Raises ValueError: something about the entry could not be played."""
+    try:
+        request = _load_request(entry["request"])
+        if "error" in entry:
+            load_error(entry["error"], request, "")
+        else:
+            _check_response(request, entry["response"])
+    except (LookupError, TypeError, ValueError, AttributeError, InvalidRequest) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: interaction no. {number} is garbled: {why}") from error
+    return request
+
+
+def _check_response(request: Request, response: Entry) -> None:
+    Response(response["status"], headers=load_headers(response["headers"]))
+    for name, kind in (("status", int), ("http_version", str)):
+        if not isinstance(response[name], kind):
+            raise TypeError(f"{name}: {response[name]!r} is no {kind.__name__}")
+    body = response.get("body", {"text": ""})
+    chunks, pauses = load_body(body), body.get("pauses")
+    if pauses is not None and len(pauses) != len(chunks):
+        raise ValueError(f"{len(chunks)} chunks with {len(pauses)} pauses")
+    if "error" in body:
+        load_error(body["error"], request, "")
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -184,7 +215,8 @@ def write_headers(fields: Any) -> list[str]:
 
 
 def load_headers(lines: Sequence[str]) -> list[tuple[str, str]]:
-    return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    parted = (line.partition(":") for line in lines)  # an editor may strip the space of "name: "
+    return [(name, value.removeprefix(" ")) for name, _, value in parted]
 
 
 # -- bodies ----------------------------------------------------------------------------------------
