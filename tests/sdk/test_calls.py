@@ -121,6 +121,7 @@ async def test_a_429_that_stays_is_the_sdks_own_error(
 # -- callers who leave -----------------------------------------------------------------------------
 
 
+@pytest.mark.trunkline_may_leak
 @pytest.mark.usefixtures("quick_collection")
 async def test_leaving_a_stream_closes_the_socket_that_the_server_writes_to(
     sdk: Sdk, opened: Open, server: LLMServer

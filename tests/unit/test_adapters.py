@@ -355,6 +355,7 @@ async def test_leaving_a_stream_half_way_closes_the_connection(client: Any) -> N
         assert client.transport.snapshot().open == 0
 
 
+@pytest.mark.trunkline_may_leak
 async def test_a_response_that_is_dropped_is_told_and_gives_its_connection_back(
     client: Any, library: Any
 ) -> None:

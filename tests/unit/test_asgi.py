@@ -403,6 +403,7 @@ async def test_the_application_sees_a_call_being_cancelled() -> None:
         assert seen == ["http.disconnect"]
 
 
+@pytest.mark.trunkline_may_leak
 async def test_the_application_sees_a_response_being_dropped() -> None:
     app = Endless()
     async with serving(http(app)) as transport:

@@ -343,12 +343,66 @@ async def test_nothing_is_lost_where_two_record_into_one_file(path: Path, mode: 
         await other.send(chat("d"))
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"trunkline_cassette": 2, "interactions": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"trunkline_cassette": 2, "interactions": []}',
+        '{"trunkline_cassette": 1, "interactions": "abc"}',
+    ],
+)
 def test_another_file_is_refused(path: Path, text: str) -> None:
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="cassette"):
         ReplayTransport(path)
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    request: dict[str, Any] = {"method": "GET", "url": URL, "headers": []}
+    response: dict[str, Any] = {
+        "status": 200,
+        "http_version": "HTTP/1.1",
+        "headers": [],
+        "body": {"text": "x"},
+    }
+    return {"request": request, "response": {**response, **changes}}
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        {},
+        {"request": {"method": "GET", "url": URL, "headers": []}},
+        {**entry(), "request": {"method": "GET", "url": "h/", "headers": []}},
+        {"request": entry()["request"], "error": {"type": "Nope", "message": ""}},
+        entry(status="x"),
+        entry(headers=["a b: 1"]),
+        entry(http_version=None),
+        entry(body={"txt": "x"}),
+        entry(body={"chunks": ["x", "y"], "pauses": [0]}),
+        entry(body={"text": "x", "error": {"type": "Nope", "message": ""}}),
+    ],
+)
+def test_what_could_not_be_played_is_refused_when_the_file_is_opened(
+    path: Path, garbled: dict[str, Any]
+) -> None:
+    path.parent.mkdir()
+    data = {"trunkline_cassette": 1, "interactions": [entry(), garbled]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.json: interaction no\. 2 is garbled: "):
+        ReplayTransport(path)
+
+
+async def test_a_header_without_its_last_space_is_read(path: Path) -> None:
+    path.parent.mkdir()
+    data = {"trunkline_cassette": 1, "interactions": [entry(headers=["X-E:", "X-F: a: b"])]}
+    text = json.dumps(data)
+    await anyio.Path(path).write_text(text, encoding="utf-8")
+    response = await ReplayTransport(path).send(Request("GET", URL))
+    assert (response.headers["X-E"], response.headers["X-F"]) == ("", "a: b")
 
 
 async def test_a_streamed_request_body_is_recorded_and_sent(path: Path) -> None:
@@ -632,6 +686,67 @@ async def test_what_was_taken_out_may_be_anything_and_the_rest_may_not(path: Pat
     await ask(replay, Request("GET", f"{URL}/session/other?n=1&q=a-other"))
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+async def test_the_boundary_of_multipart_is_no_difference(path: Path, quote: str) -> None:
+    def upload(boundary: str, text: str) -> Request:
+        part = f'--{boundary}\r\nContent-Disposition: form-data; name="f"\r\n\r\n{text}\r\n'
+        kind = f"multipart/form-data; boundary={quote}{boundary}{quote}"
+        content = f"{part}--{boundary}--\r\n".encode()
+        return Request("POST", URL, headers={"Content-Type": kind}, content=content)
+
+    await ask(RecordingTransport(counting(), path), upload("0123abcd", "of 0123abcd"))
+    replay = ReplayTransport(path)
+    with pytest.raises(UnexpectedRequest, match="body: it is not the same"):
+        await ask(replay, upload("98765", "of another"))
+    assert await ask(replay, upload("98765", "of 0123abcd")) == "1"
+
+
+@pytest.mark.parametrize("fault", [Fault(error=ConnectError, times=1), Fault(status=429, times=1)])
+async def test_a_streamed_body_that_was_not_sent_to_its_end_is_replayed(
+    path: Path, fault: Fault
+) -> None:
+    async def talk(transport: Transport) -> list[str]:
+        seen: list[str] = []
+        for _ in range(2):
+            try:
+                response = await transport.send(
+                    Request("POST", URL, content=Chunks([b"one", b"two"]))
+                )
+                seen.append(f"{response.status_code} {await response.aread()!r}")
+            except ConnectError as error:
+                seen.append(error.replay)
+        return seen
+
+    recorded = await talk(RecordingTransport(FaultTransport(counting(), [fault]), path))
+    assert "is_whole" in read(path)[0]["request"]["body"]
+    assert await talk(ReplayTransport(path)) == recorded
+
+
+async def test_of_a_body_that_was_cut_off_the_beginning_has_to_be_the_same(path: Path) -> None:
+    async def first_piece(request: Request) -> Response:
+        assert not isinstance(request.content, (bytes, type(None)))
+        async for _ in request.content:
+            break
+        return Response(413)
+
+    request = Request("POST", URL, content=Chunks([b"one", b"two"]))
+    await ask(RecordingTransport(MockTransport(first_piece), path), request)
+    replay = ReplayTransport(path)
+    with pytest.raises(UnexpectedRequest, match="body: it does not begin as what was recorded"):
+        await replay.send(Request("POST", URL, content=b"on"))
+    assert (await replay.send(Request("POST", URL, content=b"one and more"))).status_code == 413
+
+
+def test_a_cassette_has_the_mode_of_any_file_or_the_one_it_had(path: Path) -> None:
+    Cassette(path).save()
+    other = path.with_name("other")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+    path.chmod(0o640)
+    Cassette(path).save()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 async def test_a_length_is_that_of_the_redacted_body(path: Path) -> None:
     router = Router()
     router.get().respond(json={"access_token": SECRET})
@@ -874,6 +989,7 @@ async def test_what_an_sdk_said_to_a_server_is_replayed_without_one(path: Path) 
         base_url = server.base_url
         recording = RecordingTransport(trunkline.open_transport(), path)
         recorded = await run(base_url, recording)
+        await recording.aclose()
     assert len(recorded) > 6
     assert recorded[-1] == 404
     assert await run(base_url, ReplayTransport(path)) == recorded

@@ -380,6 +380,7 @@ async def test_nothing_is_held_after_a_fault(
         assert server.requests == 4
 
 
+@pytest.mark.trunkline_may_leak
 async def test_a_dropped_response_is_told_of_once() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"x"

@@ -810,6 +810,7 @@ async def test_cancelling_a_read_closes() -> None:
     assert (response.is_closed, stream.closed) == (True, 1)
 
 
+@pytest.mark.trunkline_may_leak
 async def test_a_dropped_response_gives_its_stream_back_and_warns() -> None:
     def drop_a_response() -> None:
         Response(200, stream=stream)
@@ -822,6 +823,7 @@ async def test_a_dropped_response_gives_its_stream_back_and_warns() -> None:
     assert (stream.abandoned, stream.closed) == (1, 0)
 
 
+@pytest.mark.trunkline_may_leak
 async def test_a_dropped_iterator_does_not_outlive_its_response() -> None:
     def drop_an_iterator() -> None:
         Response(200, headers={"Content-Encoding": "gzip"}, stream=stream).aiter_lines()

@@ -282,6 +282,7 @@ def test_a_cancelled_request_is_an_error_of_that_name(
     assert telemetry.span.status.status_code is StatusCode.ERROR
 
 
+@pytest.mark.trunkline_may_leak
 @every_backend
 async def test_a_response_that_is_dropped_ends_its_span(
     backend: str, server: LLMServer, telemetry: Telemetry
@@ -493,6 +494,7 @@ async def test_the_counts_are_exact_after_a_storm_of_cancellations(
     assert any(point.attributes.get("error.type") == "CancelledError" for point in durations)
 
 
+@pytest.mark.trunkline_may_leak
 def test_connections_of_several_event_loops_are_counted_together(
     server: LLMServer, telemetry: Telemetry
 ) -> None:

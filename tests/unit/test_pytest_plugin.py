@@ -259,7 +259,17 @@ LEAKING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [(), ("-W", "error")], ids=["", "-W error"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("-W", "error"),
+        ("-W", "ignore::ResourceWarning"),
+        ("-p", "no:warnings"),
+        ("-p", "no:unraisableexception"),
+    ],
+    ids=" ".join,
+)
 def test_a_leaked_response_fails_the_test_that_leaked_it(
     pytester: pytest.Pytester, options: tuple[str, ...]
 ) -> None:
@@ -267,7 +277,7 @@ def test_a_leaked_response_fails_the_test_that_leaked_it(
 
     told = re.findall(r"^(?:FAILED|ERROR) test_it\.py::(\w+)", str(result.stdout), re.MULTILINE)
     assert sorted(told) == sorted(LEAKING)
-    result.stdout.fnmatch_lines(["*unclosed response <Response*"])
+    result.stdout.fnmatch_lines(["*unclosed response*"])
 
 
 def test_a_leak_is_told_of_with_the_line_that_made_it(pytester: pytest.Pytester) -> None:
@@ -313,6 +323,120 @@ async def test_innocent():
     )
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*is not closed, with 1 connections open: http://127.0.0.1:*"])
+
+
+ENDING_LOOPS = """
+import asyncio
+
+CLIENTS = []
+
+async def ask(llm_server):
+    client = trunkline.Client(base_url=llm_server.base_url)
+    await client.get("/models")
+    return client
+
+async def test_held_in_the_loop_of_the_test(llm_server):
+    CLIENTS.append(await ask(llm_server))
+
+async def test_dropped_in_the_loop_of_the_test(llm_server):
+    client = await ask(llm_server)
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_held_on_trio(llm_server):
+    CLIENTS.append(await ask(llm_server))
+
+def test_held_in_a_loop_of_its_own(llm_server):
+    CLIENTS.append(asyncio.run(ask(llm_server)))
+
+def test_closed_in_another_loop(llm_server):
+    client = asyncio.run(ask(llm_server))
+    asyncio.run(client.aclose())
+
+async def test_closed(llm_server):
+    await (await ask(llm_server)).aclose()
+"""
+
+
+def test_connections_that_end_with_their_loop_fail_the_test_too(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(pytester, ENDING_LOOPS, "-rE")
+
+    told = re.findall(r"^ERROR test_it\.py::(\w+)", str(result.stdout), re.MULTILINE)
+    assert sorted(told) == [
+        "test_dropped_in_the_loop_of_the_test",
+        "test_held_in_a_loop_of_its_own",
+        "test_held_in_the_loop_of_the_test",
+        "test_held_on_trio",
+    ]
+    result.stdout.fnmatch_lines(["*closed before its loop, with 1 connections open: http://127*"])
+
+
+def test_the_first_test_to_load_trunkline_is_watched_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        application="""
+        def ask(url):
+            import asyncio
+            import trunkline
+
+            async def main():
+                client = trunkline.Client(base_url=url)
+                await client.get("/")
+                return client
+
+            return asyncio.run(main())
+        """,
+        test_it="""
+        import sys
+        import threading
+        from http.server import BaseHTTPRequestHandler, HTTPServer
+        import application
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self.send_response(204)
+                self.end_headers()
+
+        HELD = []
+
+        def test_lazy():
+            assert "trunkline._messages" not in sys.modules
+            with HTTPServer(("127.0.0.1", 0), Handler) as server:
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+                HELD.append(application.ask(f"http://127.0.0.1:{server.server_port}"))
+                server.shutdown()
+        """,
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*closed before its loop, with 1 connections open*"])
+
+
+def test_a_teardown_that_fails_leaves_no_leak_to_the_next_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        LEAKS
+        + """
+async def test_failing_teardown(llm_server, request):
+    HELD.append(await ask(llm_server))
+    def fail():
+        raise RuntimeError("in the teardown")
+    request.addfinalizer(fail)
+
+async def test_innocent_next():
+    HELD.clear()
+""",
+        "-k",
+        "failing_teardown or innocent_next",
+        "-rE",
+        "-W",
+        "error",
+    )
+    result.assert_outcomes(passed=2, errors=1, deselected=8)
+    result.stdout.fnmatch_lines(["*RuntimeError: in the teardown*"])
+    result.stdout.no_fnmatch_line("*unclosed response*")
 
 
 def test_what_a_fixture_shares_among_tests_is_no_leak(pytester: pytest.Pytester) -> None:
@@ -384,16 +508,16 @@ def test_nothing_stays_watched_after_the_run(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it="""
         import trunkline
-        unwatched = trunkline.Response.__init__
 
         def test_it():
-            assert trunkline.Response.__init__ is not unwatched
+            assert hasattr(trunkline.Response.__init__, "__wrapped__")
         """,
         script="""
-        import pytest, trunkline
-        before = trunkline.Response.__init__
+        import sys, pytest, trunkline
+        before = trunkline.Response.__init__, trunkline.Response.__del__
         assert pytest.main(["-p", "no:cacheprovider", "test_it.py"]) == 0
-        assert trunkline.Response.__init__ is before
+        assert (trunkline.Response.__init__, trunkline.Response.__del__) == before
+        assert not [one for one in sys.meta_path if "trunkline" in type(one).__module__]
         """,
     )
     assert pytester.runpython(pytester.path / "script.py").ret == 0

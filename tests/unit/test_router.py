@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from trunkline import (
     Client,
     ConnectError,
+    HTTPStatusError,
     InvalidRequest,
     ReadTimeout,
     RemoteDisconnected,
@@ -214,6 +216,83 @@ async def test_an_unexpected_request_is_told_what_each_route_wants_the_nearest_f
     assert second.endswith(">: body.model is 'small'")
     assert "the method is POST; the host is api.example.com; the path is" in third
     assert not isinstance(caught.value, TransportError)
+
+
+async def test_objects_in_lists_may_have_more_keys_and_lists_no_more_items() -> None:
+    router = Router()
+    router.post("/x", json={"messages": [{"role": "user"}, {"n": [1]}]})
+
+    async def ask(messages: list[object]) -> None:
+        body = json.dumps({"messages": messages}).encode()
+        await router.transport.send(Request("POST", "https://h/x", content=body))
+
+    await ask([{"role": "user", "content": "hi"}, {"n": [1], "m": 2}])
+    with pytest.raises(UnexpectedRequest, match=r"body\.messages\[1\]\.n has 2 items"):
+        await ask([{"role": "user"}, {"n": [1, 2]}])
+    with pytest.raises(UnexpectedRequest, match=r"body\.messages\[0\]\.role is 'system'"):
+        await ask([{"role": "system"}, {"n": [1]}])
+
+
+@pytest.mark.parametrize("newline", ["\r", "\n", "\r\n"])
+async def test_no_text_of_an_event_is_lost_after_a_newline(newline: str) -> None:
+    router = Router()
+    router.get("/x").respond(sse=[f"a{newline}b"])
+    async with await router.transport.send(Request("GET", "https://h/x")) as response:
+        assert [event.data async for event in response.aiter_sse()] == ["a\nb"]
+
+
+async def says_yes(request: Request) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ({"params": {"limit": 10}}, "params: of 'limit' give text, .* not 10"),
+        ({"headers": {"x-n": [1]}}, "headers: of 'x-n' give text"),
+        ({"where": says_yes}, "where: it has to be a plain function"),
+    ],
+)
+def test_a_condition_that_could_not_hold_is_refused_at_once(
+    conditions: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        Router().get("/x", **conditions)
+
+
+@pytest.mark.parametrize("content", ["hello", ["hello"], [1]])
+def test_content_that_is_no_bytes_is_refused_at_once(content: Any) -> None:
+    with pytest.raises(TypeError, match="content: give bytes"):
+        Router().get("/x").respond(content=content)
+
+
+@pytest.mark.parametrize("content", [bytearray(b"hello"), memoryview(b"hello")])
+async def test_other_buffers_are_bytes(content: Any) -> None:
+    router = Router()
+    router.get("/x").respond(content=content)
+    response = await router.transport.send(Request("GET", "https://h/x"))
+    assert await response.aread() == b"hello"
+
+
+async def test_the_case_of_a_method_and_of_a_host_is_no_difference() -> None:
+    router = Router()
+    router.route("get", "/x", host="API.test").respond(text="fine")
+    response = await router.transport.send(Request("GET", "https://api.test/x"))
+    assert await response.aread() == b"fine"
+
+
+def test_a_status_is_not_raised_by_a_route() -> None:
+    with pytest.raises(TypeError, match="respond"):
+        Router().get().raises(HTTPStatusError)
+
+
+@pytest.mark.parametrize("answer", [None, {"a": 1}, (200, {})])
+async def test_a_handler_that_answers_something_else_is_told_what_to(answer: Any) -> None:
+    router = Router()
+    router.get().side_effect(lambda request: answer)
+    for transport in (router.transport, MockTransport(lambda request: answer)):
+        with pytest.raises(TypeError, match="has to return a Response or"):
+            await transport.send(Request("GET", "https://h/x"))
 
 
 async def test_an_unexpected_request_is_told_of_without_its_secrets() -> None:

@@ -58,6 +58,10 @@ class PooledTransport(ABC):
     Nothing is opened before the first call, so it may be made outside an event loop; each event
     loop it is used from has connections of its own, which are closed with the loop.
 
+    Attributes:
+        left_open: for each connection that was still open when its event loop ended, the origin; a
+            leak, until the transport is closed after all.
+
     Raises:
         UnsupportedOption: the config asks for what the backend cannot do.
     """
@@ -71,6 +75,7 @@ class PooledTransport(ABC):
         self._observers: list[Observer] = []
         self._request_ids = count(1)
         self._closed = False
+        self.left_open: list[str] = []
         self._given_timeouts: Timeouts | None = None
         self._timeouts = self.config.timeouts
 
@@ -257,6 +262,7 @@ class PooledTransport(ABC):
     async def aclose(self, drain: float = 0.0) -> None:
         """See `Transport.aclose`."""
         self._closed = True
+        self.left_open.clear()
         here, homes = current_loop(), self._homes_here()
         for loop, home in homes.items():
             if loop is not here:
@@ -310,10 +316,17 @@ class PooledTransport(ABC):
             self._observers,
             self.make_dialer,
             self._open_spares,
-            lambda: self._homes.pop(loop, None),
+            lambda: self._move_out(loop),
         )
         self._homes[loop] = home
         return home
+
+    def _move_out(self, loop: object) -> None:
+        """Its event loop ends, and the connections with it."""
+        home = self._homes.pop(loop, None)
+        if home is not None and not self._closed:
+            origins = home.pool.snapshot().origins
+            self.left_open += [name for name, origin in origins.items() for _ in range(origin.open)]
 
 
 def _respond(call: Call, exchange: Exchange, lease: Lease, pooled: Pooled) -> Response:

@@ -11,7 +11,8 @@ something is recorded, or what is secret.
 
 A BODY is one of {"json": ...}, {"text": "..."}, {"base64": "..."}, {"chunks": [...]}. A chunk is
 text, or {"base64": "..."} where it is none. Of a response it may have "pauses", seconds before each
-chunk; "error", in which it ended; and "is_whole": false, when nobody read on.
+chunk; "error", in which it ended; and "is_whole": false, when nobody read on. That a request's has
+where it was a stream that was not sent to its end: then it is the beginning of those it stands for.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
-from trunkline import Request, TransportError
+from trunkline import InvalidRequest, Request, Response, TransportError
 from trunkline.testing._fault_plan import find_error
-from trunkline.testing._received import ReceivedRequest
+from trunkline.testing._received import PartialRequest, ReceivedRequest
 
 VERSION = 1
 # What a header value outside UTF-8 is in text: JSON has a form for it, UTF-8 has not.
@@ -74,7 +75,9 @@ class Cassette:
         self._state = self._state_of_file()
         self.is_new = is_blank or not self.path.exists()
         self.entries: list[Entry] = [] if self.is_new else _load(self.path)
-        self.requests = [_load_request(entry["request"]) for entry in self.entries]
+        self.requests = [
+            _load_entry(self.path, number, entry) for number, entry in enumerate(self.entries, 1)
+        ]
         self.played: set[int] = set()
         self.takes: list[Take] = []
         self.secrets: set[str] = set()
@@ -84,6 +87,14 @@ class Cassette:
             found = self.path.stat()
             return found.st_ino, found.st_mtime_ns, found.st_size
         return None
+
+    def _mode(self) -> int:
+        """That of the old file, or what any new one would have; a temporary one is private."""
+        with suppress(FileNotFoundError):
+            return self.path.stat().st_mode & 0o777
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
 
     def check_unchanged(self) -> None:
         """Raise RuntimeError: somebody else has written to the file, and would lose that."""
@@ -111,6 +122,7 @@ class Cassette:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(f"{text}\n")
+            os.chmod(name, self._mode())
             os.replace(name, self.path)
             self._state = self._state_of_file()
         except BaseException:
@@ -131,19 +143,50 @@ def _load(path: Path) -> list[Entry]:
         raise ValueError(f"{path}: it is not a cassette") from error
     if version != VERSION:
         raise ValueError(f"{path}: a cassette of version {version}, and only {VERSION} is known")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: it is not a cassette: interactions is no list")
     return cast("list[Entry]", entries)
+
+
+def _load_entry(path: Path, number: int, entry: Entry) -> ReceivedRequest:
+    """Its request. Raises ValueError: something about the entry could not be played."""
+    try:
+        request = _load_request(entry["request"])
+        if "error" in entry:
+            load_error(entry["error"], request, "")
+        else:
+            _check_response(request, entry["response"])
+    except (LookupError, TypeError, ValueError, AttributeError, InvalidRequest) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: interaction no. {number} is garbled: {why}") from error
+    return request
+
+
+def _check_response(request: Request, response: Entry) -> None:
+    Response(response["status"], headers=load_headers(response["headers"]))
+    for name, kind in (("status", int), ("http_version", str)):
+        if not isinstance(response[name], kind):
+            raise TypeError(f"{name}: {response[name]!r} is no {kind.__name__}")
+    body = response.get("body", {"text": ""})
+    chunks, pauses = load_body(body), body.get("pauses")
+    if pauses is not None and len(pauses) != len(chunks):
+        raise ValueError(f"{len(chunks)} chunks with {len(pauses)} pauses")
+    if "error" in body:
+        load_error(body["error"], request, "")
 
 
 # -- requests --------------------------------------------------------------------------------------
 
 
-def write_request(request: ReceivedRequest) -> Entry:
+def write_request(request: ReceivedRequest, *, is_whole: bool) -> Entry:
     written: Entry = {
         "method": request.method,
         "url": request.url,
         "headers": write_headers(request.headers.items()),
     }
-    if request.body:
+    if not is_whole:
+        written["body"] = {**_write_piece(request.body), "is_whole": False}
+    elif request.body:
         written["body"] = _write_json(request.body) or _write_piece(request.body)
     return written
 
@@ -162,7 +205,9 @@ def _load_request(data: Entry) -> ReceivedRequest:
         content = json.dumps(body["json"]).encode() if "json" in body else _load_piece(body)
     names = {"content-length", "transfer-encoding"}
     fields = [pair for pair in load_headers(data["headers"]) if pair[0].lower() not in names]
-    return ReceivedRequest(data["method"], data["url"], headers=fields, content=content)
+    is_whole = data.get("body", {}).get("is_whole", True)
+    kind = ReceivedRequest if is_whole else PartialRequest
+    return kind(data["method"], data["url"], headers=fields, content=content)
 
 
 def write_headers(fields: Any) -> list[str]:
@@ -170,7 +215,8 @@ def write_headers(fields: Any) -> list[str]:
 
 
 def load_headers(lines: Sequence[str]) -> list[tuple[str, str]]:
-    return [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    parted = (line.partition(":") for line in lines)  # an editor may strip the space of "name: "
+    return [(name, value.removeprefix(" ")) for name, _, value in parted]
 
 
 # -- bodies ----------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl
 
-from trunkline.testing._received import ReceivedRequest
+from trunkline.testing._received import PartialRequest, ReceivedRequest
 from trunkline.testing._redaction import REDACTED
 
 Aspect: TypeAlias = Literal["method", "url", "host", "path", "query", "body"]
 Matcher: TypeAlias = Callable[[ReceivedRequest, ReceivedRequest], bool]
 
 _MOST_SHOWN = 8
+_BOUNDARY = re.compile(r'multipart/.*;\s*boundary=(?:"([^"]+)"|([^\s;]+))', re.IGNORECASE)
 
 
 class Matching:
@@ -93,8 +94,12 @@ def _pairs(request: ReceivedRequest) -> list[str]:
 
 
 def _compare_bodies(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[str]:
-    if _same(recorded.body.decode("latin-1"), sent.body.decode("latin-1")):
+    left, right = _text(recorded), _text(sent)
+    if _same(left, right):
         return []
+    if isinstance(recorded, PartialRequest):
+        is_beginning = _same(left + REDACTED, right)
+        return [] if is_beginning else ["body: it does not begin as what was recorded of it"]
     try:
         found = list(_json_differences(recorded.json(), sent.json(), "body"))
     except ValueError:
@@ -102,6 +107,17 @@ def _compare_bodies(recorded: ReceivedRequest, sent: ReceivedRequest) -> list[st
         return [f"body: it is not the same ({sizes})"]
     more = len(found) - _MOST_SHOWN
     return found[:_MOST_SHOWN] + ([f"body: {more} differences more"] if more > 0 else [])
+
+
+def _text(request: ReceivedRequest) -> str:
+    """The body, with a character for each byte; of multipart, whose boundary is random, with one
+    that is not."""
+    text = request.body.decode("latin-1")
+    found = _BOUNDARY.match(request.headers.get("Content-Type", ""))
+    if found is None:
+        return text
+    delimiter = rf"^--{re.escape(found[1] or found[2])}(?=(?:--)?\s*$)"
+    return re.sub(delimiter, "--boundary", text, flags=re.MULTILINE)
 
 
 _ASPECTS: dict[str, Callable[[ReceivedRequest, ReceivedRequest], list[str]]] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from trunkline import (
     Capabilities,
@@ -22,6 +22,24 @@ from trunkline.testing._timed import TimedCall, timed
 
 Answer: TypeAlias = Response | tuple[int, dict[str, str], bytes]
 Handler: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
+
+
+def as_response(answer: Any) -> Response:
+    """What a handler answered. Raises TypeError: it is no answer."""
+    if isinstance(answer, Response):
+        return answer
+    kind, parts = type(answer).__name__, _parts(answer)
+    if parts is None:
+        raise TypeError(
+            f"a handler has to return a Response or (status code, headers, body), not {kind}"
+        )
+    status_code, headers, body = parts
+    return Response(status_code, headers=headers, content=body)
+
+
+def _parts(answer: Any) -> tuple[int, dict[str, str], bytes] | None:
+    size: int = len(answer) if isinstance(answer, tuple) else 0  # pyright: ignore[reportUnknownArgumentType]
+    return cast("Any", answer) if size == 3 else None
 
 
 class MockTransport:
@@ -61,11 +79,7 @@ class MockTransport:
         answer = self._handler(request)
         if inspect.isawaitable(answer):
             answer = await call.wait("headers" if request.is_rewindable else "request", answer)
-        if isinstance(answer, Response):
-            response = answer
-        else:
-            status_code, headers, body = answer
-            response = Response(status_code, headers=headers, content=body)
+        response = as_response(answer)
         if response.request is None:
             response.request = request
         response._stream = timed(response._stream, call)  # pyright: ignore[reportPrivateUsage]

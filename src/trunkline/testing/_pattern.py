@@ -5,6 +5,7 @@ This module knows methods, URLs, header fields and JSON. It does not know answer
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
@@ -36,13 +37,15 @@ class Pattern:
         json: JSON,
         where: Predicate | None,
     ) -> None:
-        self._method = method
-        self._host = host
+        if inspect.iscoroutinefunction(where):
+            raise TypeError("where: it has to be a plain function; the body has been read already")
+        self._method = None if method is None else method.upper()
+        self._host = None if host is None else host.lower()
         self._origin: str | None = None
         self._path: str | None = None
         self._search: re.Pattern[str] | None = None
-        self._params = dict(params or {})
-        self._headers = dict(headers or {})
+        self._params = _checked("params", params)
+        self._headers = _checked("headers", headers)
         self._json = json
         self._where = where
         if isinstance(url, str):
@@ -112,6 +115,20 @@ class Pattern:
         return " ".join(parts)
 
 
+def _checked(kind: str, wanted: Patterns | None) -> dict[str, Text | Sequence[str]]:
+    """Refuse what no text of a request could be."""
+    checked = dict(wanted or {})
+    for name, pattern in checked.items():
+        is_one, is_list = isinstance(pattern, (str, re.Pattern)), isinstance(pattern, (list, tuple))
+        texts: list[Any] = list(cast("Any", pattern)) if is_list else []
+        if not is_one and (not is_list or not all(isinstance(one, str) for one in texts)):
+            raise TypeError(
+                f"{kind}: of {name!r} give text, a compiled pattern or a list of texts, "
+                f"not {pattern!r}"
+            )
+    return checked
+
+
 def matches_glob(pattern: str, text: str) -> bool:
     expression = "[^/]*".join(map(re.escape, pattern.split("*")))
     return re.fullmatch(expression, text) is not None
@@ -148,7 +165,8 @@ def _matches(pattern: Text | Sequence[str], values: list[str]) -> bool:
 
 
 def _missing(wanted: Any, got: Any, shown: Any, where: str) -> list[str]:
-    """What of `wanted` is not in `got`: keys of objects at any depth, all else in full."""
+    """What of `wanted` is not in `got`: keys of objects at any depth, also in lists of the same
+    length, all else in full."""
     if isinstance(wanted, Mapping) and isinstance(got, Mapping):
         found: list[str] = []
         present = cast("Mapping[str, Any]", got)
@@ -160,7 +178,21 @@ def _missing(wanted: Any, got: Any, shown: Any, where: str) -> list[str]:
             else:
                 found.append(f"{where} has no {key}")
         return found
+    if isinstance(wanted, list) and isinstance(got, list):
+        return _missing_in_list(cast("Any", wanted), cast("Any", got), shown, where)
     return [] if wanted == got else [f"{where} is {shown!r}"]
+
+
+def _missing_in_list(wanted: list[Any], got: list[Any], shown: Any, where: str) -> list[str]:
+    if len(wanted) != len(got):
+        return [f"{where} has {len(got)} items"]
+    visible: list[Any] = [REDACTED] * len(got)
+    if isinstance(shown, list):
+        visible = cast("Any", shown)
+    found: list[str] = []
+    for number, each in enumerate(zip(wanted, got, visible, strict=True)):
+        found += _missing(*each, f"{where}[{number}]")
+    return found
 
 
 def _show(pattern: Text | Sequence[str]) -> str:

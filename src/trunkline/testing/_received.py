@@ -47,6 +47,12 @@ class ReceivedRequest(Request):
         return parse_qs(self.path.partition("?")[2], keep_blank_values=True)
 
 
+class PartialRequest(ReceivedRequest):
+    """One whose body was not taken to its end: it was answered, or failed, before."""
+
+    __slots__ = ()
+
+
 async def receive(request: Request) -> ReceivedRequest:
     """Read the body of `request`.
 

@@ -172,9 +172,14 @@ class Tee(AsyncIterator[bytes]):
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
         self.taken: list[bytes] = []
+        self.is_whole = False
 
     async def __anext__(self) -> bytes:
-        piece = check_piece(await self._pieces.__anext__())
+        try:
+            piece = check_piece(await self._pieces.__anext__())
+        except StopAsyncIteration:
+            self.is_whole = True
+            raise
         self.taken.append(piece)
         return piece
 
@@ -292,7 +297,8 @@ class _Take:
         body = b"".join(content.taken) if isinstance(content, Tee) else cast("bytes", content)
         # Of what was not sent to its end the length is not the one announced.
         fields = [pair for pair in self._request.headers.items() if pair[0].lower() != _LENGTH]
-        return write_request(redact(with_content(self._request, body, fields), self._redactor))
+        request = redact(with_content(self._request, body, fields), self._redactor)
+        return write_request(request, is_whole=not isinstance(content, Tee) or content.is_whole)
 
 
 class RecordedBody(PassedBody):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import json as jsonlib
+import re
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias, cast
 
-from trunkline import Request, Response, ServerSentEvent, TransportError
+from trunkline import HTTPStatusError, Request, Response, ServerSentEvent, TransportError
 from trunkline.testing._facts import happened, place
-from trunkline.testing._mock import Handler, MockTransport
+from trunkline.testing._mock import Handler, MockTransport, as_response
 from trunkline.testing._pattern import JSON, Pattern, Patterns, Predicate, URLPattern
 from trunkline.testing._received import Chunks, ReceivedRequest, UnexpectedRequest, receive
 from trunkline.testing._redaction import Redaction, Redactor
@@ -25,6 +26,7 @@ SSE: TypeAlias = Sequence[str | ServerSentEvent | Mapping[str, Any] | list[Any]]
 
 _UNSET: Any = object()
 _BODILESS = frozenset({204, 205, 304})
+_NEWLINE = re.compile(r"\r\n|\r|\n")  # each ends a line of an event stream
 
 
 class Route:
@@ -98,6 +100,8 @@ class Route:
             error: an exception, raised as it is; or a class. An error of Trunkline's own made from
                 its class has the facts (`phase`, `bytes_sent`, `replay` ...) of a real one.
         """
+        if isinstance(error, type) and issubclass(error, HTTPStatusError):
+            raise TypeError("raises: a status is no error of a transport; give respond(404), say")
 
         def answer(request: Request) -> Response:
             if isinstance(error, type) and issubclass(error, TransportError):
@@ -131,10 +135,7 @@ class Route:
         answer = handler(request)
         if inspect.isawaitable(answer):
             answer = await answer
-        if isinstance(answer, Response):
-            return answer
-        status, headers, body = answer
-        return Response(status, headers=headers, content=body)
+        return as_response(answer)
 
     def __repr__(self) -> str:
         return f"<Route {self._pattern}>"
@@ -274,7 +275,12 @@ def _body(name: str, value: Any) -> tuple[bytes | list[bytes], str | None]:
         return cast("str", value).encode(), "text/plain; charset=utf-8"
     if name == "sse":
         return [_event(one).encode() for one in value], "text/event-stream"
-    return (value, None) if isinstance(value, bytes) else (list(value), None)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", value)), None
+    pieces: list[Any] = [value] if isinstance(value, str) else list(value)
+    if not all(isinstance(piece, bytes) for piece in pieces):
+        raise TypeError("content: give bytes, or a list of bytes; text goes into text=")
+    return pieces, None
 
 
 def _event(event: Any) -> str:
@@ -285,7 +291,7 @@ def _event(event: Any) -> str:
         fields.append(("id", event.id))
     if event.retry is not None:
         fields.append(("retry", str(event.retry)))
-    fields += [("data", line) for line in event.data.split("\n")]
+    fields += [("data", line) for line in _NEWLINE.split(event.data)]
     return "".join(f"{field}: {value}\n" for field, value in fields) + "\n"
 
 

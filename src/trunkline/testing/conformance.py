@@ -40,6 +40,8 @@ class TestBackend(TransportConformance):
 # A leak is a broken promise; what else a library warns of is not.
 _SETTINGS = """
 [pytest]
+markers =
+    trunkline_may_leak: for the plugin, which is not loaded here
 filterwarnings =
     error::ResourceWarning
     error::pytest.PytestUnraisableExceptionWarning

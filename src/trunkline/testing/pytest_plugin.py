@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", f"{MAY_LEAK}: the test may leave responses and connections open"
     )
-    config.pluginmanager.register(LeakWatch(config), "trunkline-leaks")
+    config.pluginmanager.register(LeakWatch(), "trunkline-leaks")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trunkline.testing._conformance._bodies import Bodies
 from trunkline.testing._conformance._cancelling import Cancelling
 from trunkline.testing._conformance._closing import Closing
@@ -74,3 +76,6 @@ class TransportConformance(
     A class that tests a transport without an entry point overrides `capabilities` and
     `open_transport`.
     """
+
+    # It leaves things open to see what becomes of them, and looks for leaks itself.
+    pytestmark = pytest.mark.trunkline_may_leak
