@@ -75,7 +75,8 @@ class SyncTransport(SyncAdapter, httpx2.BaseTransport):
     with connections of its own. An exchange whose caller gets a KeyboardInterrupt is cancelled.
 
     A request body that is an iterator is iterated over in the caller's thread; of a response body,
-    256 KiB and a piece are read ahead of the caller at most.
+    256 KiB and a piece are read ahead of the caller at most. So a `read` time-out counts the
+    server's silence also while the caller is busy with the piece before.
 
     Args:
         config_or_transport: as in `AsyncTransport`; `close` closes what was made here.
