@@ -256,6 +256,37 @@ async def test_the_deadlines_of_the_request_hold_during_a_delay() -> None:
     assert (headers.value.host, deadline.value.phase) == ("h", "connect")
 
 
+@pytest.mark.parametrize(
+    ("fault", "expected", "phase"),
+    [
+        (Fault(error=ConnectError, delay=30), trunkline.ConnectTimeout, "connect"),
+        (Fault(error=trunkline.TLSError, delay=30), trunkline.ConnectTimeout, "tls"),
+        (Fault(error=trunkline.PoolFull, delay=30), trunkline.PoolTimeout, "pool"),
+        (Fault(error=trunkline.WriteError, delay=30), trunkline.WriteTimeout, "write"),
+    ],
+)
+async def test_each_phase_has_its_deadline_during_a_delay(
+    fault: Fault, expected: type[TransportError], phase: str
+) -> None:
+    short = Timeouts(pool=0.01, connect=0.01, write=0.01)
+    transport = FaultTransport(mock := inner(), [fault])
+    with pytest.raises(expected) as caught:
+        await transport.send(Request("GET", URL, timeouts=short))
+    assert (caught.value.phase, caught.value.host, mock.requests) == (phase, "h", [])
+
+
+async def test_a_delay_counts_in_total_when_the_transport_inside_is_asked() -> None:
+    mock = inner()
+    request = Request("POST", URL, content=b"1234", timeouts=Timeouts(total=60, read=7))
+    response = await FaultTransport(mock, [Fault(delay=0.05)]).send(request)
+
+    asked = mock.requests[0].timeouts
+    assert asked is not None
+    assert asked.total is not None
+    assert asked.total <= 59.96
+    assert (asked.read, mock.requests[0].content, response.request) == (7, b"1234", request)
+
+
 async def test_the_deadlines_of_the_transport_inside_hold_too() -> None:
     config = trunkline.TransportConfig(timeouts=Timeouts(headers=0.01))
     transport = FaultTransport(trunkline.HttpxTransport(config), [Fault(delay=30)])

@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random, SystemRandom
+from time import monotonic
 from typing import TypeVar
 
 import anyio
 
 from trunkline import (
+    ConnectTimeout,
     Phase,
+    PoolTimeout,
     Request,
     Response,
     StreamReset,
@@ -27,9 +30,11 @@ from trunkline.testing._facts import happened, place
 from trunkline.testing._fault_plan import Fault, FaultPlan
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
 from trunkline.testing._pattern import matches_glob
+from trunkline.testing._received import copied
 from trunkline.testing._timed import TimedCall, timeouts_of
 
 T = TypeVar("T", int, float)
+_LEAST_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,7 @@ class _Injection:
             f"injected by FaultTransport: request {injected.number}, "
             f"fault {injected.index}, seed {transport.seed}"
         )
+        self._timeouts = timeouts.overridden_by(request.timeouts)
         self._call = TimedCall(request, timeouts, transport.capabilities.name)
         self._delay = _draw(fault.delay, random.uniform)
         cut_after = fault.cut_after
@@ -143,8 +149,7 @@ class _Injection:
     async def run(self) -> Response:
         fault, inner = self._fault, self._transport.inner
         if self._delay:
-            before_head = fault.failure_phase in (None, "headers", "body")
-            await self.pause("headers" if before_head else "connect", self._delay)
+            await self._wait_first()
         if fault.status is not None:
             fields = {"Content-Length": "0"}
             if fault.retry_after is not None:
@@ -152,13 +157,42 @@ class _Injection:
             return Response(fault.status, headers=fields, request=self._request)
         if fault.failure_phase not in (None, "body"):
             self._fail_unprocessed()
-        response = await inner.send(self._request)
+        response = await inner.send(self._within_total())
+        response.request = self._request
         if fault.failure_phase == "headers":
             await response.aclose()
             raise self.error(response)
         if not fault.has_body_fault:
             return response
         return pass_on(response, _FaultyBody(response, self, fault, self._cut_after))
+
+    async def _wait_first(self) -> None:
+        phase = self._fault.failure_phase or "headers"
+        if phase in ("headers", "body", "write", "request"):
+            await self.pause("headers" if phase == "body" else phase, self._delay)
+            return
+        # A connection's deadlines, which no attempt on one has.
+        is_pool = phase == "pool"
+        bound = self._timeouts.pool if is_pool else self._timeouts.connect
+        await self.pause(phase, self._delay if bound is None else min(bound, self._delay))
+        if bound is not None and bound < self._delay:
+            raise self._placed(
+                happened(
+                    PoolTimeout if is_pool else ConnectTimeout,
+                    f"no connection within {bound:g} s",
+                    self._request,
+                    phase,
+                )
+            )
+
+    def _within_total(self) -> Request:
+        """The request, with what the delay has left of `total`."""
+        request, total = self._request, self._timeouts.total
+        if total is None or not self._delay:
+            return request
+        left = max(self._call.started + total - monotonic(), _LEAST_SECONDS)
+        timeouts = (request.timeouts or Timeouts()).model_copy(update={"total": left})
+        return copied(request, request.content, timeouts)
 
     def _fail_unprocessed(self) -> None:
         """Raise the error, unless it is of a request that the transport inside has processed."""
@@ -180,6 +214,9 @@ class _Injection:
         error = happened(kind, "injected", self._request, fault.failure_phase, response)
         if isinstance(error, StreamReset) and fault.code is not None:
             error.code = fault.code
+        return self._placed(error)
+
+    def _placed(self, error: TransportError) -> TransportError:
         place(error, self._request, self._transport.capabilities.name, self._call.started)
         error.add_note(self._note)
         return error

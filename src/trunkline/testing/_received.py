@@ -12,7 +12,8 @@ from urllib.parse import parse_qs
 
 import anyio.lowlevel
 
-from trunkline import InvalidRequest, Request
+from trunkline import InvalidRequest, Request, Timeouts
+from trunkline._messages import Content
 from trunkline._urls import Target
 
 
@@ -93,6 +94,19 @@ def with_content(
         headers=tuple(headers),
         content=content,
         timeouts=request.timeouts,
+        idempotent=request.idempotent,
+        priority=request.priority,
+    )
+
+
+def copied(request: Request, content: Content, timeouts: Timeouts | None) -> Request:
+    """`request` with this body, which may be a stream, and these deadlines."""
+    return Request(
+        request.method,
+        Target(request.origin, request.path),
+        headers=request.headers,
+        content=content,
+        timeouts=timeouts,
         idempotent=request.idempotent,
         priority=request.priority,
     )

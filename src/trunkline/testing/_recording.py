@@ -23,7 +23,6 @@ from trunkline import (
     TransportClosed,
     TransportError,
 )
-from trunkline._urls import Target
 from trunkline.testing._cassette import (
     Cassette,
     Entry,
@@ -35,7 +34,14 @@ from trunkline.testing._cassette import (
 )
 from trunkline.testing._matching import Aspect, Matcher, Matching
 from trunkline.testing._passing import PassedBody, PassingTransport, pass_on
-from trunkline.testing._received import Chunks, check_piece, end, receive, with_content
+from trunkline.testing._received import (
+    Chunks,
+    check_piece,
+    copied,
+    end,
+    receive,
+    with_content,
+)
 from trunkline.testing._redaction import Redaction, Redactor
 from trunkline.testing._replaying import ASPECTS, Player
 from trunkline.testing._shown import redact
@@ -130,7 +136,7 @@ class RecordingTransport(PassingTransport):
         sent = request
         if not request.is_rewindable:
             given = cast("AsyncIterable[bytes]", request.content) if pieces is None else pieces
-            sent = _streaming(request, Tee(given.__aiter__()))
+            sent = copied(request, Tee(given.__aiter__()), request.timeouts)
         cassette = self._player.cassette
         cassette.check_unchanged()
         take = _Take(sent, self._redactor, cassette.save, pace=self._pace)
@@ -185,18 +191,6 @@ class Tee(AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         await end(self._pieces)
-
-
-def _streaming(request: Request, content: Tee) -> Request:
-    return Request(
-        request.method,
-        Target(request.origin, request.path),
-        headers=request.headers,
-        content=content,
-        timeouts=request.timeouts,
-        idempotent=request.idempotent,
-        priority=request.priority,
-    )
 
 
 class _Take:
