@@ -111,8 +111,11 @@ class Wire:
         """Send a request: its content is given, and the block sends the head and every piece of it.
 
         The block ends early, without an error, where the peer wants or takes no more: `head` has
-        its answer. Else an error of the block is raised, and the content closed.
+        its answer. Else an error of the block is raised, and the content closed. A call that has
+        been cancelled sends nothing.
         """
+        # An exchange that need not wait for anything would not notice.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         content = RequestContent(request, attempt)
         attempt.begin("write")
         self.begin(request, attempt, content)
