@@ -90,6 +90,8 @@ class Connection:
         async with anyio.create_task_group() as group:
             group.start_soon(run)
         await anyio.lowlevel.checkpoint_if_cancelled()
+        if not outcome:  # not the call was cancelled, but what its body was waiting for
+            raise anyio.get_cancelled_exc_class()
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
