@@ -38,7 +38,7 @@ help:
 	@echo "make demo    run a 20-call agent through every backend, cold and pooled, and compare"
 	@echo "make test    lint, then all the tests"
 	@echo "make lint    ruff, mypy and pyright"
-	@echo "make bench   measure side by side with other clients, in about eight minutes; needs nginx"
+	@echo "make bench   measure side by side with other clients, in under ten minutes; needs nginx"
 	@echo "make bench-quick   every figure that has a bar, in a minute; fails below the bars"
 	@echo "make fault-table   play every fault against every client and write docs/faults.md (5 minutes)"
 	@echo "make soak    mixed traffic, faults, cancels and restarts for SECONDS=600; fails if anything is wrong"

@@ -131,7 +131,7 @@ def _sdk(seconds: float, rounds: int) -> Workload:
 
 
 def full() -> list[Workload]:
-    """Everything, in about eight minutes."""
+    """Everything, in under ten minutes."""
     bodies = [
         Workload(
             name=f"{way}-{size}",
