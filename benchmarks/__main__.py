@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measure, print every figure against its bar, write the page.
 
-    python -m benchmarks full     everything, about eight minutes
+    python -m benchmarks full     everything, under ten minutes
     python -m benchmarks quick    what a bar is about, under a minute
     python -m benchmarks probe    one workload on clients of your choice, round by round
     python -m benchmarks page     the page again, of the figures there are
