@@ -383,6 +383,17 @@ async def connection_and_peer(
         connection.close()
 
 
+class Turns:
+    """Counts how often another task has its turn."""
+
+    count = 0
+
+    async def run(self) -> None:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            self.count += 1
+
+
 @pytest.mark.anyio
 async def test_head_and_small_content_go_in_one_piece() -> None:
     async with connection_and_peer(socket.SOCK_SEQPACKET) as (connection, peer):
@@ -419,13 +430,7 @@ async def test_an_early_success_does_not_stop_the_upload() -> None:
 async def test_an_upload_that_never_has_to_wait_lets_others_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await anyio.lowlevel.checkpoint()
-            turns += 1
+    turns = Turns()
 
     def take_a_little(_: SocketStream, data: bytes) -> int:
         return min(len(data), 1000)
@@ -433,35 +438,29 @@ async def test_an_upload_that_never_has_to_wait_lets_others_run(
     monkeypatch.setattr(SocketStream, "send_nowait", take_a_little)
     async with connection_and_peer() as (connection, peer), anyio.create_task_group() as group:
         peer.send(OK)
-        group.start_soon(count_turns)
+        group.start_soon(turns.run)
         request = Request("POST", "http://a.test/", content=bytes(1_000_000))
         await connection.exchange(request, Attempt())
         group.cancel_scope.cancel()
-    assert turns > 100
+    assert turns.count > 100
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("family", [HTTPX, make_family(httpx2, httpcore2)], ids=["1", "2"])
 async def test_an_answer_that_is_here_at_once_lets_others_run(family: Family) -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await anyio.lowlevel.checkpoint()
-            turns += 1
+    turns = Turns()
 
     async with (
         connection_and_peer(family=family) as (connection, peer),
         anyio.create_task_group() as group,
     ):
-        group.start_soon(count_turns)
+        group.start_soon(turns.run)
         for number in range(1, 6):
             peer.send(OK)
             exchange = await connection.exchange(Request("GET", "http://a.test/"), Attempt())
             while await exchange.read():
                 pass
-            assert turns >= number - 1  # the counting task may begin with the second of them
+            assert turns.count >= number - 1  # the counting task may begin with the second of them
         group.cancel_scope.cancel()
 
 
