@@ -37,7 +37,14 @@ class AiohttpConnection:
     http_version = "HTTP/1.1"
     max_exchanges = 1
 
-    def __init__(self, opened: Opened | None, protocol: Handler, forward: Proxy | None) -> None:
+    def __init__(
+        self,
+        opened: Opened | None,
+        protocol: Handler,
+        forward: Proxy | None,
+        *,
+        buffer: memoryview | None,
+    ) -> None:
         self._opened = opened
         self.protocol = protocol
         self._forward = forward
@@ -57,7 +64,7 @@ class AiohttpConnection:
         self._may_hold_tickets = self.ssl_object is not None
         # asyncio closes the socket under TLS before it tells of the end.
         self.delivery = watched(self._socket, is_closed_early=self._may_hold_tickets)
-        protocol.hand_over(self.delivery)
+        protocol.hand_over(self.delivery, buffer)
 
     def is_usable(self) -> bool:
         protocol = self.protocol

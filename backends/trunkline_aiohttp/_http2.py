@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trunkline import Attempt, Phase, Request
 from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
 from trunkline_aiohttp._exchange import peer_name
+from trunkline_aiohttp._reads import read_for
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +36,12 @@ class Http2Connection(asyncio.Protocol):
     http_version = "HTTP/2"
 
     def __init__(
-        self, opened: Opened | None, handler: Handler, *, ping_interval: float | None
+        self,
+        opened: Opened | None,
+        handler: Handler,
+        *,
+        ping_interval: float | None,
+        buffer: memoryview | None,
     ) -> None:
         transport = handler.transport
         assert transport is not None
@@ -55,6 +61,7 @@ class Http2Connection(asyncio.Protocol):
         # Nothing is left of what was written when writing goes on.
         transport.set_write_buffer_limits(_AT_ONCE, 0)
         transport.set_protocol(self)
+        read_for(self, transport, buffer)
         self.flush()
         self._keep_alive()
         self.data_received(handler.take_early())

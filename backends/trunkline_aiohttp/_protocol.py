@@ -33,6 +33,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 from trunkline.tcp import limit_unsent
+from trunkline_aiohttp._reads import read_for
 
 if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
@@ -85,19 +86,24 @@ class Handler(ResponseHandler):
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
 
-    def hand_over(self, delivery: Delivery) -> None:
-        """The connection is open, to the origin or to a proxy that forwards."""
+    def hand_over(self, delivery: Delivery, buffer: memoryview | None) -> None:
+        """The connection is open, to the origin or to a proxy that forwards.
+
+        `buffer`: see `trunkline_aiohttp._reads`.
+        """
         self._is_ours = self.is_idle = True
         self._parser = None
         self.delivery = delivery
         if self.transport is not None:
             self._tls = self.transport.get_extra_info("ssl_object")
+            read_for(self, self.transport, buffer)
 
     # -- what the event loop and aiohttp call ------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        size = len(data)
         if not self._is_ours:
-            self.received += len(data)
+            self.received += size
             if self.received <= _MOST_BARREN:
                 super().data_received(data)
             elif self.transport is not None:
@@ -111,7 +117,7 @@ class Handler(ResponseHandler):
         parser: Any = self._parser
         if parser is None:
             return  # it has failed before
-        self.received += len(data)
+        self.received += size
         try:
             if not self._has_final and _has_bare_cr(self._recent[-3:] + data):
                 raise BadHttpMessage("a CR without LF in the head")
@@ -121,29 +127,23 @@ class Handler(ResponseHandler):
             if not isinstance(error, Exception):
                 raise
             return
-        for message, payload in messages:
-            self._accept(message, payload)
-        payload = self._payload
-        if self._has_final and (payload is None or payload.is_eof()):
+        for message, body in messages:
+            self._accept(message, body)
+        payload: StreamReader | None = self._payload
+        if self._has_final and (payload is None or payload is EMPTY_PAYLOAD or payload._eof):
             self._check_end(data)
-        else:
-            self._remember(data, payload)
-            self._barren += len(data)
-            if self._barren > _MOST_BARREN:
-                self._check_progress()
-
-    def _remember(self, data: bytes, payload: StreamReader | None) -> None:
-        """Keep what `_check_end` needs if nothing more comes.
-
-        Where reading was paused, the parser holds back a part of `data`, or only the end of the
-        message, and is given b"" to go on.
-        """
-        if len(data) >= len(_END):
+            return
+        # What `_check_end` needs if nothing more comes: where reading was paused, the parser holds
+        # back a part of `data`, or only the end of the message, and is given b"" to go on.
+        if size >= len(_END):
             self._recent = data
-        elif data:
+        elif size:
             self._recent = self._recent[-3:] + data
         if self._has_final and payload is not None and payload._buffer:
             self._last_piece = payload._buffer[-1]
+        self._barren += size
+        if self._barren > _MOST_BARREN:
+            self._check_progress()
 
     def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:
         if self._has_final:
@@ -329,7 +329,6 @@ def take_body(payload: StreamReader) -> bytes | None:
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     payload._size = 0
-    payload._cursor += len(data)
     if payload._http_chunk_splits:
         payload._http_chunk_splits.clear()
     payload._protocol.resume_reading()

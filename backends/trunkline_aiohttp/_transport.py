@@ -32,6 +32,7 @@ from trunkline_aiohttp._protocol import (
     open_socket,
     open_unix_socket,
 )
+from trunkline_aiohttp._reads import make_buffer
 from trunkline_aiohttp._translate import connect_error
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class _AiohttpDialer:
         self._config = config
         self._tls = tls
         self._resolver = resolver
+        self._buffer = make_buffer()
         self._connector = make_connector(
             limit=limits.max_connections or 0,
             limit_per_host=limits.max_connections_per_host or 0,
@@ -119,10 +121,11 @@ class _AiohttpDialer:
         if self._speaks_http2(origin, protocol, is_forwarded=forward is not None):
             from trunkline_aiohttp._http2 import Http2Connection
 
+            ping_interval = self._config.limits.ping_interval
             return Http2Connection(
-                opened, protocol, ping_interval=self._config.limits.ping_interval
+                opened, protocol, ping_interval=ping_interval, buffer=self._buffer
             )
-        return AiohttpConnection(opened, protocol, forward)
+        return AiohttpConnection(opened, protocol, forward, buffer=self._buffer)
 
     def _speaks_http2(self, origin: Origin, protocol: Handler, *, is_forwarded: bool) -> bool:
         if origin.is_tls:

@@ -87,7 +87,7 @@ class Transport(asyncio.Transport):
 def connected() -> tuple[Handler, Transport]:
     handler, transport = Handler(asyncio.get_running_loop()), Transport()
     handler.connection_made(transport)
-    handler.hand_over(Delivery(None))
+    handler.hand_over(Delivery(None), None)
     return handler, transport
 
 
