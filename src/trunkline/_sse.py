@@ -14,7 +14,7 @@ from trunkline._errors import LimitExceeded
 
 MAX_EVENT_SIZE = 16 * 1024 * 1024
 
-_BLANK = b"\n\n"
+_BLANK, _LINE = b"\n\n", b"data: "
 _EVENT, _DATA, _BETWEEN = "event: ", "data: ", "\n\ndata: "
 _BOM = b"\xef\xbb\xbf"
 # A longer number of milliseconds is no time anyone waits, and int() itself refuses 4,301 digits.
@@ -61,13 +61,23 @@ class SSEDecoder:
             between events do not add up.
     """
 
-    __slots__ = ("_after_cr", "_data", "_id", "_max", "_partial", "_retry", "_started", "_type")
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_id",
+        "_is_between",
+        "_max",
+        "_partial",
+        "_retry",
+        "_started",
+        "_type",
+    )
 
     def __init__(self, *, max_event_size: int = MAX_EVENT_SIZE) -> None:
         self._max = max_event_size
         self._partial = bytearray()
         self._after_cr = False
-        self._started = False
+        self._started = self._is_between = False
         self._type = ""
         self._id = ""
         # None: no data line yet. Most events have one line, which then is never copied to join.
@@ -81,8 +91,22 @@ class SSEDecoder:
             LimitExceeded: a line or an event is larger than `max_event_size`. The decoder is of no
                 more use, and events completed earlier in the same chunk are lost.
         """
-        if not chunk:
-            return []
+        if (
+            self._is_between
+            and chunk.startswith(_LINE)
+            and chunk.find(b"\n") == len(chunk) - len(_BLANK)
+            and chunk.endswith(_BLANK)
+            and b"\r" not in chunk
+            and len(chunk) <= self._max
+        ):
+            # One event of one line in a chunk of its own: most of what models send.
+            data = str(chunk[len(_LINE) : -len(_BLANK)], "utf-8", "replace")
+            return [_new(ServerSentEvent, ("message", data, self._id, None))]
+        events = self._feed(chunk) if chunk else []
+        self._is_between = self._started and not (self._after_cr or self._is_inside)
+        return events
+
+    def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
         if self._after_cr or b"\r" in chunk:
             chunk = self._unify(chunk)
         if len(chunk) > self._max:
