@@ -6,7 +6,7 @@ what a response looks like beyond its stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -113,49 +113,6 @@ def find_charset(content_type: str) -> str:
 # async generator does on asyncio (a task) and trio (a ResourceWarning).
 
 
-class RawPieces(AsyncIterator[bytes]):
-    """The pieces of a response's stream; closes the response at the end and on an error."""
-
-    __slots__ = ("_at_end", "_key", "_response")
-
-    def __init__(self, response: Response) -> None:
-        self._at_end = False
-        self._key = object()  # not self: a response that is dropped must not be part of a cycle
-        self._response = response
-        self._check()
-
-    def _check(self) -> None:
-        response = self._response
-        if response._reader not in (None, self._key):  # pyright: ignore[reportPrivateUsage]
-            raise RuntimeError("the body has been read already; it is read once")
-        if response.is_closed:
-            raise RuntimeError("the response is closed; read the body before")
-
-    async def __anext__(self) -> bytes:
-        piece = await self.next_piece()
-        if not piece:
-            raise StopAsyncIteration
-        return piece
-
-    async def next_piece(self) -> bytes:
-        """The next piece; b"" at the end, where it closes the response."""
-        if self._at_end:
-            return b""
-        response = self._response
-        if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
-            self._check()
-            response._reader = self._key  # pyright: ignore[reportPrivateUsage]
-        try:
-            piece = await response._stream.read()  # pyright: ignore[reportPrivateUsage]
-        except BaseException:
-            response.close()
-            raise
-        if not piece or getattr(response._stream, "is_over", False):  # pyright: ignore[reportPrivateUsage]
-            self._at_end = True
-            response.close()
-        return piece
-
-
 S_contra = TypeVar("S_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
@@ -169,36 +126,65 @@ class _Stage(Protocol[S_contra, T_co]):
 
 
 class Pieces(AsyncIterator[T]):
-    """What a chain of stages makes of the pieces of a response's stream."""
+    """What a chain of stages makes of the pieces of a response's stream; without any, the pieces.
 
-    __slots__ = ("_raw", "_ready", "_response", "_stages")
+    Closes the response at the end and on an error.
+    """
+
+    __slots__ = ("_at_end", "_feed", "_is_finished", "_key", "_ready", "_response", "_stages")
 
     def __init__(self, response: Response, *stages: _Stage[Any, Any]) -> None:
         self._response = response
+        self._key = object()  # not self: a response that is dropped must not be part of a cycle
         self._stages = stages
-        self._raw: RawPieces | None = RawPieces(response)
+        self._feed = stages[0].feed if len(stages) == 1 else _feeder(stages)
         self._ready: Iterator[T] = iter(())
+        self._at_end = self._is_finished = False
+        self._check()
+
+    def _check(self) -> None:
+        response = self._response
+        if response._reader not in (None, self._key):  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError("the body has been read already; it is read once")
+        if response.is_closed:
+            raise RuntimeError("the response is closed; read the body before")
 
     async def __anext__(self) -> T:
+        response = self._response
         try:
             while True:
                 for item in self._ready:
                     return item
-                raw = self._raw
-                if raw is None:
-                    raise StopAsyncIteration
-                self._ready = self._feed(await raw.next_piece())
+                if self._at_end:
+                    self._finish()
+                    continue
+                if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
+                    self._check()
+                    response._reader = self._key  # pyright: ignore[reportPrivateUsage]
+                stream = response._stream  # pyright: ignore[reportPrivateUsage]
+                piece = await stream.read()
+                if not piece or getattr(stream, "is_over", False):
+                    self._at_end = True
+                    response.close()
+                if piece:
+                    self._ready = iter(self._feed(piece))
         except TransportError as error:
-            self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
+            response._fail(error)  # pyright: ignore[reportPrivateUsage]
+            raise
+        except BaseException:
+            if response._reader is self._key:  # pyright: ignore[reportPrivateUsage]
+                response.close()
             raise
 
-    def _feed(self, piece: bytes) -> Iterator[T]:
-        if not piece:
-            self._raw = None
-            return _finish(self._stages)
-        if len(self._stages) == 1:
-            return iter(self._stages[0].feed(piece))
-        return _through(self._stages, (piece,))
+    def _finish(self) -> None:
+        if self._is_finished:
+            raise StopAsyncIteration
+        self._is_finished = True
+        self._ready = _finish(self._stages)
+
+
+def _feeder(stages: tuple[_Stage[Any, Any], ...]) -> Callable[[bytes], Iterable[Any]]:
+    return lambda piece: _through(stages, (piece,))
 
 
 def _through(stages: tuple[_Stage[Any, Any], ...], items: Iterable[Any]) -> Iterator[Any]:

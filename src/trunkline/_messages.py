@@ -23,7 +23,6 @@ from trunkline._bodies import (
     IterableStream,
     LocalStream,
     Pieces,
-    RawPieces,
     TextDecoder,
     find_charset,
 )
@@ -355,12 +354,12 @@ class Response:
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, not decoded. Raises as `aread`."""
-        return RawPieces(self)
+        return Pieces(self)
 
     def aiter_bytes(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, decoded. Raises as `aread`."""
         source, decoders = self._source()
-        return Pieces(source, *decoders) if decoders else RawPieces(source)
+        return Pieces(source, *decoders)
 
     def _source(self) -> tuple[Response, tuple[Decoder, ...]]:
         """Where to read from, and what to decode it with: a body that was read is kept decoded."""

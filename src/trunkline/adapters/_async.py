@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 from trunkline import Response, Transport, TransportError
-from trunkline._bodies import RawPieces
+from trunkline._bodies import Pieces
 from trunkline.adapters._family import Family, Given, head_limit, open_or_take
 
 
@@ -110,14 +110,11 @@ class _Pieces(AsyncIterator[bytes]):
 
     def __init__(self, family: Family, response: Response, request: Any) -> None:
         self._family = family
-        self._source = RawPieces(response)
+        self._source: Pieces[bytes] = Pieces(response)
         self._request = request
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await self._source.next_piece()
+            return await anext(self._source)
         except TransportError as error:
             raise self._family.translate_error(error, self._request) from error
-        if not piece:
-            raise StopAsyncIteration
-        return piece
