@@ -89,7 +89,7 @@ class ExchangeAttempt:
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
         elif self._deadline is not None:
-            self._deadline.move(None if due is None else due - now)
+            self._deadline.move(due)
 
     def wait(self, awaitable: Awaitable[T]) -> Awaitable[T]:
         if self.phase in ("write", "request"):
@@ -100,7 +100,7 @@ class ExchangeAttempt:
         deadline = self._deadline
         if deadline is None:
             deadline = self._deadline = self._runtime.deadline(self._timeout)
-        if deadline is not None and deadline.bounds(awaitable, due - monotonic()):
+        if deadline is not None and deadline.bounds(awaitable, due):
             return awaitable
         return self._wait(awaitable)
 

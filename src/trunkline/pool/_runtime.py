@@ -11,6 +11,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -43,12 +44,12 @@ class Scope(Protocol):
 class FutureDeadline(Protocol):
     """Ends one future after another with an error, where it is not done in time."""
 
-    def bounds(self, awaitable: object, seconds: float) -> bool:
-        """Whether `awaitable` is a future, which is ended in `seconds` then."""
+    def bounds(self, awaitable: object, due: float) -> bool:
+        """Whether `awaitable` is a future, which is ended at `due` (of `time.monotonic`) then."""
         ...
 
-    def move(self, seconds: float | None) -> None:
-        """Set the deadline anew, `seconds` from now; None takes it away."""
+    def move(self, due: float | None) -> None:
+        """Set the deadline anew; None takes it away."""
         ...
 
 
@@ -143,14 +144,14 @@ class _AsyncioScope:
         self._task = task
         self._cancelling = task.cancelling()
         if self._seconds is not None:
-            self._runtime.watch(self, self._seconds)
+            self._runtime.watch(self, monotonic() + self._seconds)
         return self
 
     def move(self, seconds: float | None) -> None:
         if seconds is None:
             self._runtime.scopes.discard(self)
         elif not self._fired:
-            self._runtime.watch(self, seconds)
+            self._runtime.watch(self, monotonic() + seconds)
 
     def cancel(self) -> None:
         if not self._fired:
@@ -182,18 +183,18 @@ class _FutureDeadline:
         self._future: asyncio.Future[Any] | None = None
         self.due = 0.0
 
-    def bounds(self, awaitable: object, seconds: float) -> bool:
+    def bounds(self, awaitable: object, due: float) -> bool:
         if type(awaitable) is not asyncio.Future:
             return False
         self._future = awaitable
-        self._runtime.watch(self, seconds)
+        self._runtime.watch(self, due)
         return True
 
-    def move(self, seconds: float | None) -> None:
-        if seconds is None:
+    def move(self, due: float | None) -> None:
+        if due is None:
             self._runtime.scopes.discard(self)
         elif self._future is not None and not self._future.done():
-            self._runtime.watch(self, seconds)
+            self._runtime.watch(self, due)
 
     def cancel(self) -> None:
         if self._future is not None and not self._future.done():
@@ -222,6 +223,9 @@ class _AsyncioRuntime:
         self.scopes: set[_AsyncioScope | _FutureDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        # asyncio's own loops have that clock. uvloop's stands still in a round, a test's may jump.
+        time: Any = getattr(loop.time, "__func__", None)
+        self._is_monotonic = time is asyncio.BaseEventLoop.time
         self._spawned: dict[asyncio.Future[None], bool] = {}
 
     def is_running(self) -> bool:
@@ -233,14 +237,16 @@ class _AsyncioRuntime:
     def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
         return _FutureDeadline(self, make_error)
 
-    def watch(self, scope: _AsyncioScope | _FutureDeadline, seconds: float) -> None:
-        """Cancel `scope` in `seconds`, if it is still among `scopes` then.
+    def watch(self, scope: _AsyncioScope | _FutureDeadline, due: float) -> None:
+        """Cancel `scope` at `due` (of `time.monotonic`), if it is still among `scopes` then.
 
         One timer serves all: it is set for the deadline that is due first, and where that one has
         been left or moved meanwhile it is set anew. So a deadline that does not pass costs a place
         in a set.
         """
-        scope.due = due = self.loop.time() + (seconds if seconds > 0 else 0.0)
+        if not self._is_monotonic:
+            due += self.loop.time() - monotonic()
+        scope.due = due
         self.scopes.add(scope)
         if self._timer is None or self._timer_due > due:
             if self._timer is not None:
