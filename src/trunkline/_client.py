@@ -10,6 +10,7 @@ import json as jsonlib
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache, partial
 from typing import Any, Self, TypeAlias, cast
 from urllib.parse import urlencode
 
@@ -71,6 +72,8 @@ class Client:
             if "?" in self._base_url or "#" in self._base_url:
                 raise InvalidRequest("base_url: it must have no query and no fragment")
         self._fields = Fields(headers).over(_defaults())
+        # Callers repeat their headers, and mostly in dicts that are made anew.
+        self._known_fields = lru_cache(maxsize=64)(partial(_complete, self._fields))
         self._observed: dict[Observer, list[Callable[[], None]]] = {}
         self._is_closed = False
         self._retired: set[Transport] = set()
@@ -110,19 +113,29 @@ class Client:
         Raises:
             InvalidRequest: naming what is wrong.
         """
-        fields = Fields(headers).over(self._fields)
         body, content_type = _body(content, json, data)
-        if content_type is not None and "content-type" not in fields:
-            fields = fields.plus("Content-Type", content_type)
         return Request(
             method,
             self._join(str(url), params),
-            headers=fields,
+            headers=self._fields_for(headers, content_type),
             content=body,
             timeouts=timeouts,
             idempotent=idempotent,
             priority=priority,
         )
+
+    def _fields_for(self, headers: HeaderTypes, content_type: str | None) -> Fields:
+        given: Any = () if headers is None else headers
+        if type(given) is dict:
+            given = tuple(cast("dict[str, str]", given).items())
+        try:
+            if type(given) is tuple:
+                return self._known_fields(cast("tuple[tuple[str, str], ...]", given), content_type)
+        except (
+            TypeError
+        ):  # a value is no text, and cannot be looked up: `Fields` says what is wrong
+            pass
+        return _complete(self._fields, headers, content_type)
 
     def _join(self, url: str, params: Params) -> str:
         if self._base_url and not _ABSOLUTE.match(url):
@@ -283,9 +296,19 @@ def _defaults() -> Fields:
     )
 
 
+def _complete(defaults: Fields, headers: HeaderTypes, content_type: str | None) -> Fields:
+    """`headers` over `defaults`, with the type of the body where they do not name one."""
+    fields = Fields(headers).over(defaults)
+    if content_type is None or "content-type" in fields:
+        return fields
+    return fields.plus("Content-Type", content_type)
+
+
 def _body(
     content: Content, json: Any, data: Mapping[str, Any] | None
 ) -> tuple[Content, str | None]:
+    if json is None and data is None:
+        return content, None
     if sum(part is not None for part in (content, json, data)) > 1:
         raise InvalidRequest("content, json, data: give one of them")
     if json is not None:
@@ -294,9 +317,8 @@ def _body(
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest("json: it holds a value that JSON has no form for") from error
         return _utf8("json", text), "application/json"
-    if data is not None:
-        return _encode("data", data).encode(), "application/x-www-form-urlencoded"
-    return content, None
+    assert data is not None
+    return _encode("data", data).encode(), "application/x-www-form-urlencoded"
 
 
 def _observe(transport: Transport, observer: Observer) -> Callable[[], None]:

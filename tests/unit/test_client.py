@@ -212,7 +212,17 @@ def test_one_requests_headers_are_not_the_next_ones() -> None:
     assert "Authorization" not in client.build_request("GET", "https://h/").headers
 
 
-@pytest.mark.parametrize("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"a": 1}])
+def test_a_header_that_has_changed_is_sent_as_it_is_now() -> None:
+    client, headers = make(), {"X-Attempt": "1", "X-Other": "same"}
+    for attempt in ("1", "2", "1"):
+        headers["X-Attempt"] = attempt
+        request = client.build_request("POST", "https://h/", headers=headers, json={})
+        assert request.headers["X-Attempt"] == attempt
+
+
+@pytest.mark.parametrize(
+    "headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"a": 1}, {"a": ["b"]}, (("a", ["b"]),)]
+)
 def test_bad_headers_are_refused_wherever_they_are_given(headers: Any) -> None:
     with pytest.raises(InvalidRequest, match="headers"):
         make(headers=headers)
