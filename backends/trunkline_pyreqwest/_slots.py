@@ -43,7 +43,7 @@ class Slots:
         self._runtime = runtime
         self._queue: list[_Ticket] = []
         self._numbers = count()
-        self.active = self.waiting = self.waited = 0
+        self.in_use = self.waiting = self.waited = 0
         self.wait_total = self.wait_max = 0.0
         self.is_closed = False
 
@@ -56,20 +56,19 @@ class Slots:
         Raises:
             PoolFull, PoolTimeout, TransportClosed: none was to be had.
         """
-        if self._most is None or (self.active < self._most and not self.waiting):
-            self.active += 1
+        if self._most is None or (self.in_use < self._most and not self.waiting):
+            self.in_use += 1
             self._watch()
             return None
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
             raise trunkline.PoolFull(f"max_waiting is {self._max_waiting}: {self._in_use()}")
-        self._alarm.exhausted(self.active, self.waiting + 1)
         since = monotonic()
         ticket = _Ticket(priority, next(self._numbers), self._runtime.waiter())
         heappush(self._queue, ticket)
         self.waiting += 1
         try:
-            with self._runtime.scope(seconds):
-                await ticket.waiter.wait()
+            self._alarm.exhausted(self)
+            await ticket.waiter.wait(seconds)
         except BaseException:
             self._leave(ticket)
             raise
@@ -89,15 +88,16 @@ class Slots:
         oldest = self._oldest()
         held = "" if oldest is None else f" (the longest for {monotonic() - oldest:.1f} s)"
         return (
-            f"{self.active} connections active{held}; {self.waiting} calls waiting; "
+            f"{self.in_use} connections active{held}; {self.waiting} calls waiting; "
             f"max_connections {self._most}"
         )
 
     def _watch(self) -> None:
-        if self.active >= self._alarm.line:
-            self._alarm.rise(self.active, self.waiting)
+        if self.in_use >= self._alarm.line:
+            if not self._alarm.is_on:
+                self._alarm.rise(self)
         elif self._alarm.is_on:
-            self._alarm.fall(self.active, self.waiting)
+            self._alarm.fall(self)
 
     def _leave(self, ticket: _Ticket) -> None:
         if ticket.is_served:
@@ -108,13 +108,13 @@ class Slots:
 
     def give(self) -> None:
         """Give a slot back; it goes to whom it is due next."""
-        self.active -= 1
+        self.in_use -= 1
         while self._queue and not self.is_closed:
             ticket = heappop(self._queue)
             if not ticket.is_gone:
                 ticket.is_served = True
                 self.waiting -= 1
-                self.active += 1
+                self.in_use += 1
                 ticket.waiter.set()
                 break
         self._watch()

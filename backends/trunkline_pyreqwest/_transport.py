@@ -151,7 +151,7 @@ class PyreqwestTransport:
             home = next(iter(self._homes_here().values()), None)
         if home is None:
             return PoolSnapshot(max_connections=most)
-        active = home.slots.active
+        active = home.slots.in_use
         return PoolSnapshot(
             open=active,
             active=active,
@@ -237,7 +237,7 @@ class _Home:
     def ended(self, call: Call) -> None:
         self._calls.pop(call, None)
         self.slots.give()
-        if not self.slots.active:
+        if not self.slots.in_use:
             self._idle.set()
 
     def origins(self) -> dict[str, OriginSnapshot]:
@@ -260,10 +260,9 @@ class _Home:
 
     async def aclose(self, drain: float) -> None:
         try:
-            if drain > 0 and self.slots.active:
+            if drain > 0 and self.slots.in_use:
                 self._idle = self.runtime.waiter()
-                with self.runtime.scope(drain):
-                    await self._idle.wait()
+                await self._idle.wait(drain)
         finally:
             self.close()
             await self._loop_end.aclose()

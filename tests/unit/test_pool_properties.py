@@ -11,8 +11,8 @@ from __future__ import annotations
 import types
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator
-from types import TracebackType
-from typing import Any, Self, cast
+from contextlib import suppress
+from typing import Any, cast
 from unittest import mock
 
 from hypothesis import HealthCheck, settings, strategies as st
@@ -60,22 +60,10 @@ class Waiter:
         self.is_set = True
         self._told(self)
 
-    async def wait(self) -> None:
-        while not self.is_set:
-            await suspend()
-
-
-class Scope:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return kind is Expired
+    async def wait(self, seconds: float | None) -> None:
+        with suppress(Expired):
+            while not self.is_set:
+                await suspend()
 
 
 class SteppedRuntime:
@@ -88,9 +76,6 @@ class SteppedRuntime:
     def waiter(self) -> Waiter:
         self.last_waiter = Waiter(self._told)
         return self.last_waiter
-
-    def scope(self, seconds: float | None) -> Scope:
-        return Scope()
 
 
 class Connection:

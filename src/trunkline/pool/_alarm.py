@@ -9,10 +9,21 @@ from __future__ import annotations
 import logging
 from math import ceil, inf
 from time import monotonic
+from typing import Protocol
 
 logger = logging.getLogger("trunkline.pool")
 
 _QUIET_SECONDS = 10.0
+
+
+class Load(Protocol):
+    """How much is asked of a pool."""
+
+    @property
+    def in_use(self) -> int: ...
+
+    @property
+    def waiting(self) -> int: ...
 
 
 class Alarm:
@@ -29,22 +40,20 @@ class Alarm:
         self.is_on = False
         self._last: dict[str, float] = {}
 
-    def rise(self, in_use: int, waiting: int) -> None:
-        if not self.is_on:
-            self.is_on = True
-            self._say("high", "%d of %d connections are in use, %d calls wait", in_use, waiting)
+    def rise(self, load: Load) -> None:
+        self.is_on = True
+        self._say("high", "%d of %d connections are in use, %d calls wait", load)
 
-    def fall(self, in_use: int, waiting: int) -> None:
+    def fall(self, load: Load) -> None:
         self.is_on = False
-        self._say("low", "back to %d of %d connections in use, %d calls wait", in_use, waiting)
+        self._say("low", "back to %d of %d connections in use, %d calls wait", load)
 
-    def exhausted(self, in_use: int, waiting: int) -> None:
+    def exhausted(self, load: Load) -> None:
         if self.line != inf:
-            self._say("full", "exhausted: %d of %d connections are in use, %d calls wait",
-                      in_use, waiting)  # fmt: skip
+            self._say("full", "exhausted: %d of %d connections are in use, %d calls wait", load)
 
-    def _say(self, kind: str, message: str, in_use: int, waiting: int) -> None:
+    def _say(self, kind: str, message: str, load: Load) -> None:
         now = monotonic()
         if now - self._last.get(kind, -inf) >= _QUIET_SECONDS:
             self._last[kind] = now
-            logger.warning(message, in_use, self._most, waiting)
+            logger.warning(message, load.in_use, self._most, load.waiting)

@@ -170,13 +170,12 @@ class Pool:
             if lease is not None:
                 return lease
         ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
-        self._alarm.exhausted(self.in_use, self.waiting + 1)
         since = monotonic()
         state.waiting.push(ticket)
         self._queues[state] = None
         try:
-            with self._runtime.scope(seconds):
-                await ticket.waiter.wait()
+            self._alarm.exhausted(self)
+            await ticket.waiter.wait(seconds)
         except BaseException:
             self._leave_queue(state, ticket)
             if ticket.lease is not None:
@@ -233,8 +232,8 @@ class Pool:
         state.connecting += 1
         self._connecting += 1
         self._held += 1
-        if self._held - len(self._idle) >= self._alarm.line:
-            self._alarm.rise(self.in_use, self.waiting)
+        if self._held - len(self._idle) >= self._alarm.line and not self._alarm.is_on:
+            self._alarm.rise(self)
         return Lease(self, state, None)
 
     def reserve(self, origin: Origin, wanted: int) -> Lease | None:
@@ -284,8 +283,8 @@ class Pool:
             self._reused += 1
         if pooled.origin.keeps_ready:
             self._refill(pooled.origin)
-        if self._held - len(self._idle) >= self._alarm.line:
-            self._alarm.rise(self.in_use, self.waiting)
+        if self._held - len(self._idle) >= self._alarm.line and not self._alarm.is_on:
+            self._alarm.rise(self)
         return lease
 
     def _lend_idle(self, state: OriginState) -> Lease | None:
@@ -389,7 +388,7 @@ class Pool:
         if not state.idle:
             self._forget_if_unused(state)
         if self._alarm.is_on and self.in_use < self._alarm.line:
-            self._alarm.fall(self.in_use, self.waiting)
+            self._alarm.fall(self)
         if self._on_drained is not None and not self._held:
             self._on_drained()
 
@@ -552,8 +551,7 @@ class Pool:
         if self._held:
             waiter = self._runtime.waiter()
             self._on_drained = waiter.set
-            with self._runtime.scope(seconds):
-                await waiter.wait()
+            await waiter.wait(seconds)
 
     def close(self) -> None:
         """Close every connection and send every waiting call away. Synchronous, idempotent."""

@@ -58,7 +58,9 @@ class Waiter(Protocol):
 
     def set(self) -> None: ...
 
-    async def wait(self) -> None: ...
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until it is set, or for `seconds` where that is shorter."""
+        ...
 
 
 class Runtime(Protocol):
@@ -121,6 +123,14 @@ def make_runtime() -> Runtime:
     """The runtime of the running loop."""
     loop = current_loop()
     return _AsyncioRuntime(loop) if isinstance(loop, asyncio.AbstractEventLoop) else _TrioRuntime()
+
+
+class _Watched(Protocol):
+    due: float
+
+    def cancel(self) -> None:
+        """The time is over."""
+        ...
 
 
 class _AsyncioScope:
@@ -202,17 +212,29 @@ class _FutureDeadline:
 
 
 class _AsyncioWaiter:
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "_runtime", "due")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._future: asyncio.Future[None] = loop.create_future()
+    def __init__(self, runtime: _AsyncioRuntime) -> None:
+        self._runtime = runtime
+        self._future: asyncio.Future[None] = runtime.loop.create_future()
+        self.due = 0.0
 
     def set(self) -> None:
         if not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self) -> None:
-        await self._future
+    async def wait(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._future
+            return
+        self._runtime.watch(self, monotonic() + seconds)
+        try:
+            await self._future
+        finally:
+            self._runtime.scopes.discard(self)
+
+    def cancel(self) -> None:
+        self.set()
 
 
 class _AsyncioRuntime:
@@ -220,7 +242,7 @@ class _AsyncioRuntime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.scopes: set[_AsyncioScope | _FutureDeadline] = set()
+        self.scopes: set[_Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         # asyncio's own loops have that clock. uvloop's stands still in a round, a test's may jump.
@@ -237,7 +259,7 @@ class _AsyncioRuntime:
     def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
         return _FutureDeadline(self, make_error)
 
-    def watch(self, scope: _AsyncioScope | _FutureDeadline, due: float) -> None:
+    def watch(self, scope: _Watched, due: float) -> None:
         """Cancel `scope` at `due` (of `time.monotonic`), if it is still among `scopes` then.
 
         One timer serves all: it is set for the deadline that is due first, and where that one has
@@ -265,7 +287,7 @@ class _AsyncioRuntime:
             self._set_timer(min([scope.due for scope in self.scopes]))
 
     def waiter(self) -> Waiter:
-        return _AsyncioWaiter(self.loop)
+        return _AsyncioWaiter(self)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         if not self.loop.is_closed():
@@ -309,6 +331,18 @@ class _TrioScope:
         return bool(self._scope.__exit__(kind, error, traceback))
 
 
+class _TrioWaiter:
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        with anyio.move_on_after(seconds):
+            await self._event.wait()
+
+
 class _TrioRuntime:
     is_trio = True
 
@@ -330,7 +364,7 @@ class _TrioRuntime:
         return None
 
     def waiter(self) -> Waiter:
-        return anyio.Event()
+        return _TrioWaiter()
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         try:
