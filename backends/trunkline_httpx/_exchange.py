@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio.lowlevel
+
 from trunkline import Attempt, Request
 from trunkline.http1 import RawHeaders, check_head, decode_headers, wire_fields
 from trunkline.net import Stream
 from trunkline_httpx._family import Family
-from trunkline_httpx._httpcore import make_transport, unread
+from trunkline_httpx._httpcore import drop_lock, make_transport, unread
 from trunkline_httpx._message import RequestBody
 from trunkline_httpx._translate import translate
 from trunkline_httpx._wire import HttpcoreWire
@@ -54,6 +56,7 @@ class Http1Connection:
         self._inner = family.core.AsyncHTTP11Connection(
             family.origin, self._wire, keepalive_expiry=None
         )
+        drop_lock(self._inner)
         self._transport = make_transport(self._inner, family.client)
         self._used = False
 
@@ -63,6 +66,8 @@ class Http1Connection:
         return not unread(self._inner) and self._wire.is_silent()
 
     async def exchange(self, request: Request, attempt: Attempt) -> Http1Exchange:
+        # A call that has been cancelled sends nothing, and else would not notice.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         attempt.begin("write")
         body = self._family.body(request, attempt)
         self._used = True

@@ -390,8 +390,8 @@ class Turns:
 
     async def run(self) -> None:
         while True:
-            await anyio.lowlevel.checkpoint()
             self.count += 1
+            await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.anyio
@@ -447,7 +447,7 @@ async def test_an_upload_that_never_has_to_wait_lets_others_run(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("family", [HTTPX, make_family(httpx2, httpcore2)], ids=["1", "2"])
-async def test_an_answer_that_is_here_at_once_lets_others_run(family: Family) -> None:
+async def test_an_answer_that_is_here_at_once_lets_others_run_once(family: Family) -> None:
     turns = Turns()
 
     async with (
@@ -460,7 +460,9 @@ async def test_an_answer_that_is_here_at_once_lets_others_run(family: Family) ->
             exchange = await connection.exchange(Request("GET", "http://a.test/"), Attempt())
             while await exchange.read():
                 pass
-            assert turns.count >= number - 1  # the counting task may begin with the second of them
+            # The counting task may begin with the second of them. httpcore's lock would let it run
+            # twice more in each.
+            assert number - 1 <= turns.count <= number + 1
         group.cancel_scope.cancel()
 
 

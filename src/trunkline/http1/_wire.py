@@ -74,7 +74,7 @@ class Wire:
     def is_silent(self) -> bool:
         """Whether the connection is open, and no byte has come that nobody has read."""
         try:
-            return not self._held and self._stream.receive_nowait(1) is None
+            return not self._held and self._stream.is_silent()
         except OSError:
             return False
 

@@ -83,6 +83,10 @@ class Stream(ABC):
     def abort(self) -> None:
         """Close at once with a reset: nothing that is still on its way is delivered."""
 
+    def is_silent(self) -> bool:
+        """Whether the peer has neither sent a byte that is not taken, nor ended the connection."""
+        return self.receive_nowait(1) is None
+
     async def receive(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
         """Some bytes, at most `max_bytes`; b"" at the end."""
         data = self.receive_nowait(max_bytes)
@@ -238,23 +242,36 @@ class TLSStream(Stream):
             size += len(record)
         return b"".join(records)
 
+    def is_silent(self) -> bool:
+        if self._failure is None and not self._has_input():
+            data = self._inner.receive_nowait(RECEIVE_SIZE)
+            if data is None:
+                return True
+            self._feed(data)
+        return super().is_silent()  # a session ticket is no byte of the peer's
+
+    def _has_input(self) -> bool:
+        """Whether OpenSSL can be asked for more: to find that it cannot takes it an exception."""
+        return bool(self._ssl.pending() or self._incoming.pending or self._incoming.eof)
+
     def _read_record(self, max_bytes: int, *, first: bool) -> bytes | None:
         """One record or a part of it. Only for the first one is the socket looked at."""
         while True:
             try:
-                return self._ssl.read(max_bytes)
+                if self._has_input():
+                    return self._ssl.read(max_bytes)
             except ssl.SSLWantReadError:
                 with contextlib.suppress(OSError):  # what has come is read all the same
                     self.flush_nowait()  # the answer to a key update
-                data = self._inner.receive_nowait(RECEIVE_SIZE) if first else None
-                if data is None:
-                    return None
-                self._feed(data)
             except ssl.SSLError as error:
                 self._failure = error
                 if first:
                     raise
                 return None  # what came before it is delivered first
+            data = self._inner.receive_nowait(RECEIVE_SIZE) if first else None
+            if data is None:
+                return None
+            self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         if data:
