@@ -41,6 +41,7 @@ class Call:
     """The course of one call.
 
     Args:
+        http2: the exchange may run over HTTP/2.
         by_proxy: a failure to connect is the proxy's.
         on_end: called once, when the exchange is over, however it ends.
     """
@@ -52,6 +53,7 @@ class Call:
         timeouts: Timeouts,
         *,
         backend: str,
+        http2: bool,
         by_proxy: bool,
         on_end: Callable[[Call], None],
     ) -> None:
@@ -64,6 +66,7 @@ class Call:
         self.end_body: Callable[[], None] | None = None
         self._runtime = runtime
         self._backend = backend
+        self._http2 = http2
         self._by_proxy = by_proxy
         self._on_end: Callable[[Call], None] | None = on_end
         self._scope: Scope | None = None
@@ -178,7 +181,12 @@ class Call:
             raise InvalidRequest("url: pyreqwest would change its path; give it normalized")
         builder = client.request(request.method, url).streamed_read_buffer_limit(0)
         # The framing of what has no length is the library's.
-        fields = [pair for pair in request.wire_headers() if pair[0] != "Transfer-Encoding"]
+        by_library = {("Transfer-Encoding", "chunked")}
+        if (
+            self._http2
+        ):  # there the library says it as ":authority", and nginx refuses to hear it twice
+            by_library.add(("Host", request.origin.authority))
+        fields = [pair for pair in request.wire_headers() if pair not in by_library]
         builder = builder.headers(fields)
         if isinstance(content, bytes) and len(content) <= _PIECE:
             self._bytes_sent = len(content)

@@ -121,6 +121,7 @@ class PyreqwestTransport:
             home.runtime,
             timeouts,
             backend=self.capabilities.name,
+            http2=bool(self.config.http2) and request.origin.is_tls,
             by_proxy=find_proxy(self.config, request.origin) is not None,
             on_end=home.ended,
         )

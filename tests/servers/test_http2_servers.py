@@ -20,7 +20,15 @@ from typing import Any
 import anyio
 import pytest
 
-from trunkline import AiohttpTransport, HttpxTransport, Limits, Request, Tls, TransportConfig
+from trunkline import (
+    AiohttpTransport,
+    Client,
+    HttpxTransport,
+    Limits,
+    Request,
+    Tls,
+    TransportConfig,
+)
 from trunkline.pool import PooledTransport
 from trunkline.testing import Certificates
 
@@ -136,3 +144,17 @@ def test_many_requests_at_once_are_answered_on_few_connections(
         created = anyio.run(run, url, ca_file)
     # nginx says GOAWAY to each connection after 50 requests; what it left out went to the next.
     assert created >= 6 if name == "nginx" else created <= 2
+
+
+@pytest.mark.parametrize("backend", ["aiohttp", "httpx", "httpx2", "pyreqwest"])
+def test_nginx_takes_what_a_backend_says_of_the_host(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+
+    async def run(url: str, ca_file: str) -> None:
+        tls = Tls(ca_file=Path(ca_file))
+        async with Client(backend=backend, http2=True, tls=tls) as client:
+            for answered in (await client.get(url), await client.post(url, content=b"page")):
+                assert (answered.status_code, answered.http_version) == (200, "HTTP/2")
+
+    with _running("nginx", tmp_path) as (url, ca_file):
+        anyio.run(run, url, ca_file)
