@@ -81,11 +81,11 @@ class ExchangeAttempt:
         seconds = self._seconds.get(phase)
         due = None if seconds is None else now + seconds
         total = self._total_due
-        if total is not None and (due is None or total < due):
-            self._due, self._due_is_total = total, True
-        else:
-            self._due, self._due_is_total = due, False
-        due = self._due
+        if total is not None:
+            self._due_is_total = due is None or total < due
+            if self._due_is_total:
+                due = total
+        self._due = due
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
         elif self._deadline is not None:
