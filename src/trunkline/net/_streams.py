@@ -202,6 +202,7 @@ class TLSStream(Stream):
         self._outgoing = ssl.MemoryBIO()
         self._encrypted = memoryview(b"")
         self._failure: ssl.SSLError | None = None
+        self._has_ended = False
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         self.ssl_object = self._ssl
 
@@ -252,14 +253,17 @@ class TLSStream(Stream):
 
     def _has_input(self) -> bool:
         """Whether OpenSSL can be asked for more: to find that it cannot takes it an exception."""
-        return bool(self._ssl.pending() or self._incoming.pending or self._incoming.eof)
+        incoming = self._incoming
+        return bool(self._has_ended or incoming.pending or incoming.eof or self._ssl.pending())
 
     def _read_record(self, max_bytes: int, *, first: bool) -> bytes | None:
         """One record or a part of it. Only for the first one is the socket looked at."""
         while True:
             try:
                 if self._has_input():
-                    return self._ssl.read(max_bytes)
+                    record = self._ssl.read(max_bytes)
+                    self._has_ended = not record
+                    return record
             except ssl.SSLWantReadError:
                 with contextlib.suppress(OSError):  # what has come is read all the same
                     self.flush_nowait()  # the answer to a key update
