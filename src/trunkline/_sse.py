@@ -136,10 +136,13 @@ class SSEDecoder:
         text, last_id = str(chunk, "utf-8", "replace"), self._id
         if text.startswith(_DATA):
             lines = text[len(_DATA) :].split(_BETWEEN)
-            if text.count("\n") == 2 * (len(lines) - 1):
-                events += [
-                    _new(ServerSentEvent, ("message", line, last_id, None)) for line in lines
-                ]
+            whole = [
+                _new(ServerSentEvent, ("message", line, last_id, None))
+                for line in lines
+                if "\n" not in line
+            ]
+            if len(whole) == len(lines):
+                events += whole
                 return
         for each in text.split("\n\n"):
             self._feed_event(each, events)
