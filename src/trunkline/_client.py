@@ -131,10 +131,8 @@ class Client:
         try:
             if type(given) is tuple:
                 return self._known_fields(cast("tuple[tuple[str, str], ...]", given), content_type)
-        except (
-            TypeError
-        ):  # a value is no text, and cannot be looked up: `Fields` says what is wrong
-            pass
+        except TypeError:
+            pass  # a value is no text, and cannot be looked up: `Fields` says which
         return _complete(self._fields, headers, content_type)
 
     def _join(self, url: str, params: Params) -> str:
