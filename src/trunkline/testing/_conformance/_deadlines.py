@@ -19,6 +19,7 @@ from trunkline._errors import (
 from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import counts, unanswering_port
 from trunkline.testing._script import (
+    drain,
     drip,
     expect_head,
     expect_request,
@@ -28,9 +29,11 @@ from trunkline.testing._script import (
     send,
     serve,
     small_buffers,
+    wait,
 )
 
 PAGE = response(200, b"page")
+_TIMED_OUT = "the client has timed out"
 
 
 async def _times_out(rig: Rig, kind: type[TransportTimeout], **options: Any) -> TransportTimeout:
@@ -42,6 +45,8 @@ async def _times_out(rig: Rig, kind: type[TransportTimeout], **options: Any) -> 
     assert 0.09 <= error.elapsed < 5.0
     assert isinstance(error, TimeoutError)
     assert counts(rig.transport.snapshot()) == (0, 0, 0, 0, 0)
+    # A reset does not get past a full window (RFC 9293 section 3.10.7.4): it is read after all.
+    rig.server.open(_TIMED_OUT)
     if rig.transport.capabilities.aborts:
         await rig.until_client_closed()
     return error
@@ -114,7 +119,7 @@ class Deadlines(Conformance):
                 yield bytes(64 * 1024)
 
         content = produce() if body == "iterated" else bytes(64 * 1024 * 1000)
-        script = [small_buffers(), expect_head(), hold()]
+        script = [small_buffers(), expect_head(), wait(_TIMED_OUT), drain()]
         async with self.rig(script, timeouts=Timeouts(write=0.1)) as rig:
             error = await _times_out(rig, WriteTimeout, content=content)
 
