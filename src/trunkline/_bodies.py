@@ -208,11 +208,23 @@ class TextDecoder:
         import codecs
 
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._mark = {"utf-16": codecs.BOM_UTF16, "utf-32": codecs.BOM_UTF32}.get(encoding, b"")
+        self._held = b""
 
     def feed(self, data: bytes) -> tuple[str, ...]:
-        text = self._decoder.decode(data)
-        return (text,) if text else ()
+        return self._decode(data, is_last=False)
 
     def finish(self) -> tuple[str, ...]:
-        text = self._decoder.decode(b"", True)
+        return self._decode(b"", is_last=True)
+
+    def _decode(self, data: bytes, *, is_last: bool) -> tuple[str, ...]:
+        if self._mark:
+            data = self._held = self._held + data
+            if len(data) < len(self._mark) and not is_last:
+                return ()
+            # As `bytes.decode` does. This decoder by itself asks for a byte order mark.
+            if not data.startswith((self._mark, self._mark[::-1])):
+                data = self._mark + data
+            self._mark = b""
+        text = self._decoder.decode(data, is_last)
         return (text,) if text else ()

@@ -947,6 +947,19 @@ async def test_no_charset_or_body_makes_text_fail(charset: str, body: bytes) -> 
     assert "".join(await collect(response.aiter_text())) == text
 
 
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("order", ["", "-le", "-be"], ids=["marked", "little", "big"])
+async def test_text_with_or_without_a_byte_order_mark_is_as_bytes_say(
+    charset: str, order: str
+) -> None:
+    body = "a☃".encode(charset + order)
+    headers = {"Content-Type": f"text/plain; charset={charset}"}
+    for cut in range(len(body) + 1):
+        response = Response(200, headers=headers, content=pieces_of(body[:cut], body[cut:]))
+        text = "".join(await collect(response.aiter_text()))
+        assert text == body.decode(charset, "replace"), cut
+
+
 async def test_a_character_cut_between_pieces_is_whole() -> None:
     response = Response(200, content=pieces_of(b"a\xe2\x98", b"\x83", b"\xe2"))
 
