@@ -399,6 +399,9 @@ def test_the_interpreters_exit_closes_the_connections(library: Any, backend: str
 
 
 INTERRUPTED = """
+import signal
+# A shell has it ignored in what it runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     client.get(url)
 except KeyboardInterrupt:
