@@ -192,7 +192,7 @@ async def test_a_key_lets_a_lost_request_be_sent_again_once(backend: str) -> Non
         assert server.requests[1].body == server.requests[2].body
 
 
-async def test_in_a_race_with_idle_closes_nothing_is_asked_twice(backend: str) -> None:
+async def test_in_a_race_with_idle_closes_nothing_is_generated_twice(backend: str) -> None:
     sdk, calls = OpenAI("httpx2"), 60
     pauses = random.Random(1)
     failed: list[trunkline.TransportError] = []
@@ -205,7 +205,9 @@ async def test_in_a_race_with_idle_closes_nothing_is_asked_twice(backend: str) -
                 except sdk.connection_error as error:
                     failed.append(original(error))
                 await anyio.sleep(pauses.uniform(0.017, 0.023))
-        assert calls - len(failed) <= server.completed <= server.requests <= calls
+        # Not `server.requests`: a head whose body lies unread at the close is one of them.
+        generated = server.completed + server.cancelled
+        assert calls - len(failed) <= server.completed <= generated <= calls
         assert server.connections > 1
     # What surfaces reached the server's kernel before the close: that is no proof of anything.
     assert not [error for error in failed if error.connection_reused and error.replay == "safe"]
