@@ -22,8 +22,7 @@ _IN_A_ROW = 8  # small reads, until it is not just the ends of large responses t
 def make_buffer() -> memoryview | None:
     """Memory for all connections of the running loop, which reads them one after the other.
 
-    None where the loop does not read as said above: uvloop has memory of its own, and a proactor's
-    reads overlap.
+    None where the loop does not read as said above: uvloop and a proactor have memory of their own.
     """
     if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
         return memoryview(bytearray(_SIZE))

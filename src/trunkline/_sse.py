@@ -61,17 +61,8 @@ class SSEDecoder:
             between events do not add up.
     """
 
-    __slots__ = (
-        "_after_cr",
-        "_data",
-        "_id",
-        "_is_between",
-        "_max",
-        "_partial",
-        "_retry",
-        "_started",
-        "_type",
-    )
+    __slots__ = ("_after_cr", "_data", "_id", "_is_between", "_max", "_partial", "_retry",
+                 "_started", "_type")  # fmt: skip
 
     def __init__(self, *, max_event_size: int = MAX_EVENT_SIZE) -> None:
         self._max = max_event_size

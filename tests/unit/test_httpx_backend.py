@@ -466,6 +466,22 @@ async def test_an_answer_that_is_here_at_once_lets_others_run_once(family: Famil
         group.cancel_scope.cancel()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("family", [HTTPX, make_family(httpx2, httpcore2)], ids=["1", "2"])
+async def test_an_exchange_that_is_cancelled_before_it_begins_sends_nothing(
+    family: Family,
+) -> None:
+    async with connection_and_peer(family=family) as (connection, peer):
+        peer.send(OK)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await connection.exchange(Request("GET", "http://a.test/"), Attempt())
+
+        assert scope.cancelled_caught
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+
+
 @given(
     interim=st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints\r\nLink: </a>"])),
     status=st.integers(200, 599),
