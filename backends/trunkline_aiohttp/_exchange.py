@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from trunkline.proxy import Proxy
+    from trunkline_aiohttp._reads import Reads
 
 _MOST_INTERIM = 100
 _PENDING = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
@@ -43,7 +44,7 @@ class AiohttpConnection:
         protocol: Handler,
         forward: Proxy | None,
         *,
-        buffer: memoryview | None,
+        reads: Reads | None,
     ) -> None:
         self._opened = opened
         self.protocol = protocol
@@ -64,7 +65,7 @@ class AiohttpConnection:
         self._may_hold_tickets = self.ssl_object is not None
         # asyncio closes the socket under TLS before it tells of the end.
         self.delivery = watched(self._socket, is_closed_early=self._may_hold_tickets)
-        protocol.hand_over(self.delivery, buffer)
+        protocol.hand_over(self.delivery, reads)
 
     def is_usable(self) -> bool:
         protocol = self.protocol

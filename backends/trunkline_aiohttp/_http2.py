@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trunkline import Attempt, Phase, Request
 from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
 from trunkline_aiohttp._exchange import peer_name
-from trunkline_aiohttp._reads import read_for
+from trunkline_aiohttp._reads import Reader, read_for
 
 if TYPE_CHECKING:
     import ssl
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection as Opened
 
     from trunkline_aiohttp._protocol import Handler
+    from trunkline_aiohttp._reads import Reads
 
 _AT_ONCE = 65536  # bytes: a body up to this needs no task; what waits beyond it is written now
 _SLICE = 262144  # bytes of a body, after which other tasks have a turn
 _ENDED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR  # RDHUP is Linux's
 
 
-class Http2Connection(asyncio.Protocol):
-    """Implements `trunkline.Connection`. It takes the transport over from `handler`."""
+class Http2Connection(Reader):
+    """Implements `trunkline.Connection`. It takes the transport over from `handler`.
+
+    Its streams are read together anyway.
+    """
 
     http_version = "HTTP/2"
 
@@ -41,7 +45,7 @@ class Http2Connection(asyncio.Protocol):
         handler: Handler,
         *,
         ping_interval: float | None,
-        buffer: memoryview | None,
+        reads: Reads | None,
     ) -> None:
         transport = handler.transport
         assert transport is not None
@@ -61,7 +65,7 @@ class Http2Connection(asyncio.Protocol):
         # Nothing is left of what was written when writing goes on.
         transport.set_write_buffer_limits(_AT_ONCE, 0)
         transport.set_protocol(self)
-        read_for(self, transport, buffer)
+        read_for(self, transport, reads)
         self.flush()
         self._keep_alive()
         self.data_received(handler.take_early())

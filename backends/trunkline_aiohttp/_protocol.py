@@ -33,13 +33,14 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 from trunkline.tcp import limit_unsent
-from trunkline_aiohttp._reads import read_for
+from trunkline_aiohttp._reads import Reader, read_for
 
 if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
 
     from trunkline.proxy import Proxy
     from trunkline.tcp import Delivery
+    from trunkline_aiohttp._reads import Reads
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READ_BUFFER = 131072  # bytes; reading pauses at twice this
@@ -56,7 +57,7 @@ on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
 """Called when a socket has been connected and its TLS handshake, if any, is about to begin."""
 
 
-class Handler(ResponseHandler):
+class Handler(ResponseHandler, Reader):
     """aiohttp's protocol, made to tell what it knows, and to do no more than an exchange needs.
 
     Until `hand_over` it is aiohttp's own: a proxy may have to be talked to. From then on:
@@ -86,17 +87,17 @@ class Handler(ResponseHandler):
         self._barren = 0
         self._progress: tuple[int, int] = (0, 0)
 
-    def hand_over(self, delivery: Delivery, buffer: memoryview | None) -> None:
+    def hand_over(self, delivery: Delivery, reads: Reads | None) -> None:
         """The connection is open, to the origin or to a proxy that forwards.
 
-        `buffer`: see `trunkline_aiohttp._reads`.
+        `reads`: see `trunkline_aiohttp._reads`.
         """
         self._is_ours = self.is_idle = True
         self._parser = None
         self.delivery = delivery
         if self.transport is not None:
             self._tls = self.transport.get_extra_info("ssl_object")
-            read_for(self, self.transport, buffer)
+            read_for(self, self.transport, reads)
 
     # -- what the event loop and aiohttp call ------------------------------------------------------
 
@@ -131,8 +132,10 @@ class Handler(ResponseHandler):
             self._accept(message, body)
         payload: StreamReader | None = self._payload
         if self._has_final and (payload is None or payload is EMPTY_PAYLOAD or payload._eof):
+            self.is_streaming = False
             self._check_end(data)
             return
+        self.is_streaming = self._has_final
         # What `_check_end` needs if nothing more comes: where reading was paused, the parser holds
         # back a part of `data`, or only the end of the message, and is given b"" to go on.
         if size >= len(_END):

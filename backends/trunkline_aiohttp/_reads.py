@@ -4,7 +4,8 @@ For each read of an `asyncio.Protocol` asyncio makes a `bytes` of 256 KiB and cu
 has come. The C library may map so large a block from the kernel and give it back each time, which
 costs several times what reading an event of a stream does. An `asyncio.BufferedProtocol` lends
 asyncio memory instead, from where large bodies have to be copied once more. So the one or the other
-stands before a connection's protocol: reads are taken to go on as they were of late.
+stands before a connection's protocol: reads are taken to go on as they were of late. The small ones
+of a stream are made together with those of other streams.
 
 This module knows how asyncio's selector loops read. It does not know what is read.
 """
@@ -13,46 +14,69 @@ from __future__ import annotations
 
 import asyncio
 
+from trunkline_aiohttp._sweep import Member, make_sweep
+
 _SIZE = 65536
 _LARGE = 32768  # bytes that asyncio's way is quicker for
 _SMALL = 8192
 _IN_A_ROW = 8  # small reads, until it is not just the ends of large responses that they are
+_A_STREAM = 3  # small reads that do not end a body, until it is taken for a stream
 
 
-def make_buffer() -> memoryview | None:
-    """Memory for all connections of the running loop, which reads them one after the other.
+class Reads:
+    """What the connections of the running loop are read with, one after the other."""
 
-    None where the loop does not read as said above: uvloop and a proactor have memory of their own.
+    __slots__ = ("buffer", "sweep")
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_SIZE))
+        self.sweep = make_sweep()
+
+    def close(self) -> None:
+        if self.sweep is not None:
+            self.sweep.close()
+
+
+def make_reads() -> Reads | None:
+    """For the running loop.
+
+    None where it does not read as said above: uvloop and a proactor have memory of their own.
     """
     if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
-        return memoryview(bytearray(_SIZE))
+        return Reads()
     return None
 
 
-def read_for(
-    protocol: asyncio.Protocol, transport: asyncio.Transport, buffer: memoryview | None
-) -> None:
+class Reader(asyncio.Protocol):
+    """A protocol that says whether more of a body is to come on its connection, and nothing else.
+
+    While that is so and reads are small, they are made together with those of other such streams:
+    see `trunkline_aiohttp._sweep`.
+    """
+
+    is_streaming = False
+
+
+def read_for(protocol: Reader, transport: asyncio.Transport, reads: Reads | None) -> None:
     """Read what comes in `transport`, whose protocol `protocol` is, as said above.
 
     Args:
-        buffer: what `make_buffer` made.
+        reads: what `make_reads` made.
     """
-    if buffer is not None:
-        transport.set_protocol(_SmallReads(protocol, transport, buffer))
+    if reads is not None:
+        transport.set_protocol(_SmallReads(protocol, transport, reads))
 
 
 class _StandIn(asyncio.BaseProtocol):
-    __slots__ = ("_buffer", "_protocol", "_transport")
+    __slots__ = ("_protocol", "_reads", "_transport")
 
-    def __init__(
-        self, protocol: asyncio.Protocol, transport: asyncio.Transport, buffer: memoryview
-    ) -> None:
+    def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
         self._protocol = protocol
         self._transport = transport
-        self._buffer = buffer
+        self._reads = reads
 
     def _give_way_to(self, other: type[_StandIn]) -> None:
-        self._transport.set_protocol(other(self._protocol, self._transport, self._buffer))
+        self._transport.set_protocol(other(self._protocol, self._transport, self._reads))
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
@@ -68,15 +92,42 @@ class _StandIn(asyncio.BaseProtocol):
 
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
-    __slots__ = ()
+    __slots__ = ("_buffer", "_member", "_of_a_stream")
+
+    def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
+        super().__init__(protocol, transport, reads)
+        self._buffer = reads.buffer
+        self._of_a_stream = 0
+        self._member: Member | None = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if nbytes >= _LARGE:
+            self._read_alone()
             self._give_way_to(_LargeReads)
         self._protocol.data_received(bytes(self._buffer[:nbytes]))
+        if self._protocol.is_streaming:
+            if self._of_a_stream < _A_STREAM:
+                self._go_on_with_a_stream()
+        elif self._of_a_stream:
+            self._read_alone()
+
+    def _go_on_with_a_stream(self) -> None:
+        self._of_a_stream += 1
+        if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
+            self._member = self._reads.sweep.join(self._transport)
+
+    def _read_alone(self) -> None:
+        self._of_a_stream = 0
+        if self._member is not None and self._reads.sweep is not None:
+            self._reads.sweep.leave(self._member)
+            self._member = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._read_alone()
+        super().connection_lost(exc)
 
 
 class _LargeReads(_StandIn, asyncio.Protocol):
@@ -84,10 +135,8 @@ class _LargeReads(_StandIn, asyncio.Protocol):
 
     _small_in_a_row: int
 
-    def __init__(
-        self, protocol: asyncio.Protocol, transport: asyncio.Transport, buffer: memoryview
-    ) -> None:
-        super().__init__(protocol, transport, buffer)
+    def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
+        super().__init__(protocol, transport, reads)
         self._small_in_a_row = 0
 
     def data_received(self, data: bytes) -> None:

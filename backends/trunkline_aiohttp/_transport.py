@@ -32,7 +32,7 @@ from trunkline_aiohttp._protocol import (
     open_socket,
     open_unix_socket,
 )
-from trunkline_aiohttp._reads import make_buffer
+from trunkline_aiohttp._reads import make_reads
 from trunkline_aiohttp._translate import connect_error
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _AiohttpDialer:
         self._config = config
         self._tls = tls
         self._resolver = resolver
-        self._buffer = make_buffer()
+        self._reads = make_reads()
         self._connector = make_connector(
             limit=limits.max_connections or 0,
             limit_per_host=limits.max_connections_per_host or 0,
@@ -122,10 +122,8 @@ class _AiohttpDialer:
             from trunkline_aiohttp._http2 import Http2Connection
 
             ping_interval = self._config.limits.ping_interval
-            return Http2Connection(
-                opened, protocol, ping_interval=ping_interval, buffer=self._buffer
-            )
-        return AiohttpConnection(opened, protocol, forward, buffer=self._buffer)
+            return Http2Connection(opened, protocol, ping_interval=ping_interval, reads=self._reads)
+        return AiohttpConnection(opened, protocol, forward, reads=self._reads)
 
     def _speaks_http2(self, origin: Origin, protocol: Handler, *, is_forwarded: bool) -> bool:
         if origin.is_tls:
@@ -136,6 +134,8 @@ class _AiohttpDialer:
 
     async def aclose(self) -> None:
         await self._connector.close()
+        if self._reads is not None:
+            self._reads.close()
         # Aborted transports close their sockets in the loop's next rounds.
         for _ in range(3):
             await asyncio.sleep(0)

@@ -185,7 +185,7 @@ async def exchange(
         handler = Handler(asyncio.get_running_loop())
         transport = Transport(handler, client)
         handler.connection_made(transport)
-        connection = AiohttpConnection(None, handler, None, buffer=None)
+        connection = AiohttpConnection(None, handler, None, reads=None)
         task = asyncio.create_task(_run(connection, method))
         await asyncio.sleep(0)
         for piece in pieces:

@@ -11,7 +11,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from trunkline_aiohttp._reads import make_buffer, read_for
+from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_for
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +21,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Receiver(asyncio.Protocol):
+class Receiver(Reader):
     """Remembers what its transport tells it."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Receiver(asyncio.Protocol):
 
 @asynccontextmanager
 async def connected(
-    buffer: memoryview | None = None,
+    reads: Reads | None = None,
 ) -> AsyncGenerator[tuple[Receiver, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -76,7 +76,7 @@ async def connected(
         transport, receiver = await asyncio.get_running_loop().create_connection(
             Receiver, sock=ours
         )
-        read_for(receiver, transport, make_buffer() if buffer is None else buffer)
+        read_for(receiver, transport, reads or make_reads())
         try:
             yield receiver, theirs
         finally:
@@ -93,9 +93,10 @@ async def read_each(receiver: Receiver, peer: socket.socket, sizes: list[int]) -
 
 
 async def test_a_small_read_is_made_into_the_memory_that_connections_share() -> None:
-    buffer = make_buffer()
-    assert buffer is not None
-    async with connected(buffer) as (one, peer), connected(buffer) as (other, its_peer):
+    reads = make_reads()
+    assert reads is not None
+    buffer = reads.buffer
+    async with connected(reads) as (one, peer), connected(reads) as (other, its_peer):
         peer.sendall(b"to the one")
         await one.until(size=10)
         assert bytes(buffer[:10]) == b"to the one"
@@ -167,7 +168,7 @@ def test_a_loop_with_memory_of_its_own_is_left_alone() -> None:
     uvloop = pytest.importorskip("uvloop")
 
     async def run() -> None:
-        assert make_buffer() is None
+        assert make_reads() is None
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

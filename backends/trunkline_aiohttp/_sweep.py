@@ -1,0 +1,147 @@
+"""Streams that are read together: one look at all of them, at most about once in a millisecond.
+
+An event of a stream is a small thing beside what it takes to wake up for it: the kernel's switch, a
+round of the event loop, caches gone cold. So the sockets of bodies that come in small reads are
+watched by an `epoll` of their own, which the event loop watches as one descriptor. While events are
+rare each is read at once. Where the next one comes within `_TICK` of the last, the loop stops
+listening, and looks after another `_TICK`: what has come meanwhile, on whichever stream, is read in
+one go. Network cards moderate their interrupts in this way.
+
+This module knows asyncio's selector transports, below their public surface: how they are taken off
+the loop's selector and put back, and `_read_ready`, which reads and tells the protocol whatever
+there is to tell. It does not know what is read. A test holds the lowest and the newest Python
+supported to what is relied on.
+"""
+
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import asyncio
+import select
+import sys
+from asyncio import selector_events
+from contextlib import suppress
+from contextvars import Context
+from typing import Any, TypeAlias
+
+_TICK = 0.001  # seconds
+_internals: Any = selector_events
+_SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
+
+Member: TypeAlias = Any
+"""What reads a socket that is in the sweep."""
+
+
+class Sweep:
+    """The streams of the running loop's connections that are read together."""
+
+    def __init__(self) -> None:
+        self._loop: Any = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._members: dict[int, Member] = {}  # by descriptor
+        self._found_at = 0.0
+        self._is_listening = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, transport: asyncio.Transport) -> Member:
+        """Read `transport` from here on; None where it is not read as said above, or not now."""
+        member = _below(transport)
+        if not isinstance(member, _SOCKET_TRANSPORT) or not member.is_reading():
+            return None
+        descriptor: int = member._sock_fd
+        self._loop._remove_reader(descriptor)
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._members[descriptor] = member
+        if self._timer is None:
+            self._listen()
+        return member
+
+    def leave(self, member: Member) -> None:
+        """Have the loop read `member` again, unless it is paused or closed; idempotent."""
+        descriptor: int = member._sock_fd
+        known: Member = self._members.get(descriptor)
+        if known is not member:
+            return
+        del self._members[descriptor]
+        with suppress(OSError):  # closed: the kernel has forgotten it
+            self._epoll.unregister(descriptor)
+        member._add_reader(descriptor, member._read_ready)
+        if not self._members:
+            self._rest()
+
+    def close(self) -> None:
+        for member in list(self._members.values()):
+            self.leave(member)
+        self._epoll.close()
+
+    # -- looking, in a context of its own: not that of whoever happens to join first -------------
+
+    def _listen(self) -> None:
+        if not self._is_listening:
+            self._is_listening = True
+            Context().run(self._loop.add_reader, self._epoll.fileno(), self._on_event)
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            self._loop.remove_reader(self._epoll.fileno())
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(_TICK, self._on_tick)
+
+    def _rest(self) -> None:
+        self._stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_event(self) -> None:
+        is_often = self._loop.time() - self._found_at < _TICK
+        try:
+            self._look()
+        finally:
+            if is_often and self._members:
+                self._stop_listening()
+                self._wait()
+
+    def _on_tick(self) -> None:
+        has_found = True
+        try:
+            has_found = self._look()
+        finally:
+            if has_found and self._members:
+                self._wait()
+            else:
+                self._timer = None
+                if self._members:
+                    self._listen()
+
+    def _look(self) -> bool:
+        """Read whatever has come; whether anything has."""
+        ready = self._epoll.poll(0)
+        if ready:
+            self._found_at = self._loop.time()
+        for descriptor, _ in ready:
+            member = self._members.get(descriptor)
+            if member is None:
+                continue  # it has left since, by way of another one's event
+            if member.is_reading():
+                member._read_ready()
+            if not member.is_reading():
+                self.leave(member)
+        return bool(ready)
+
+
+def make_sweep() -> Sweep | None:
+    """For the running loop; None where there is no `epoll`."""
+    return Sweep() if sys.platform == "linux" else None
+
+
+def _below(transport: Any) -> Any:
+    """What reads the socket itself, under whatever TLS."""
+    while (tls := getattr(transport, "_ssl_protocol", None)) is not None:
+        transport = tls._transport
+    return transport

@@ -1,0 +1,260 @@
+"""Streams are read together: whatever happens on one of them, its protocol hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+import struct
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import pytest
+
+from trunkline.testing._certificates import Certificates
+from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_for
+from trunkline_aiohttp._sweep import Sweep
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's"),
+]
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_var: contextvars.ContextVar[str] = contextvars.ContextVar("_var")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Stream(Reader):
+    """The end of a stream that is being read, and what its transport tells it."""
+
+    is_streaming = True
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.contexts: set[str | None] = set()
+        self.ended = asyncio.Event()
+        self.error: BaseException | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        self.contexts.add(_var.get(None))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.error = exc
+        self.ended.set()
+
+    async def until(self, size: int) -> None:
+        give_up_at = monotonic() + 5  # not by the loop's clock: it may be a test's
+        while len(self.data) < size:
+            assert monotonic() < give_up_at
+            await asyncio.sleep(0)
+
+
+class Peer:
+    """The server's end: blocking, so that what it has sent is there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    async def send(self, data: bytes, stream: Stream) -> None:
+        """Have `data` read before anything else comes."""
+        self.sock.sendall(data)
+        await stream.until(len(stream.data) + len(data))
+
+
+@asynccontextmanager
+async def streaming(reads: Reads) -> AsyncGenerator[tuple[Stream, Peer]]:
+    """A stream that has come far enough to be read together with others."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport, stream = await asyncio.get_running_loop().create_connection(
+            Stream, *listening.getsockname()
+        )
+        accepted, _ = listening.accept()
+    with accepted:
+        read_for(stream, transport, reads)
+        peer = Peer(accepted)
+        for _ in range(3):
+            await peer.send(b"event\n", stream)
+        try:
+            yield stream, peer
+        finally:
+            transport.abort()
+            async with asyncio.timeout(5):
+                await stream.ended.wait()
+
+
+@pytest.fixture
+async def reads() -> AsyncGenerator[Reads]:
+    made = make_reads()
+    assert made is not None
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def certificates() -> Iterator[Certificates]:
+    with Certificates() as made:
+        yield made
+
+
+def sweep_of(reads: Reads) -> Sweep:
+    assert reads.sweep is not None
+    return reads.sweep
+
+
+async def test_a_stream_is_read_with_others_from_its_third_small_read_to_its_end(
+    reads: Reads,
+) -> None:
+    sweep = sweep_of(reads)
+    async with streaming(reads) as (one, its_peer), streaming(reads) as (other, peer):
+        assert len(sweep) == 2
+        await peer.send(b"one more\n", other)
+        other.is_streaming = False
+        await peer.send(b"the last\n", other)
+        assert len(sweep) == 1
+        await peer.send(b"the next response\n", other)
+        await its_peer.send(b"one more\n", one)
+    assert len(sweep) == 0
+
+
+async def test_a_large_read_ends_it(reads: Reads) -> None:
+    async with streaming(reads) as (stream, peer):
+        await peer.send(bytes(60_000), stream)
+        await peer.send(b"event\n", stream)
+        assert len(sweep_of(reads)) == 0
+
+
+async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Reads) -> None:
+    async with streaming(reads) as (stream, peer), streaming(reads) as (other, its_peer):
+        stream.transport.pause_reading()
+        peer.sock.sendall(b"later\n")
+        for _ in range(3):
+            await its_peer.send(b"event\n", other)
+        assert stream.data == b"event\n" * 3
+        assert len(sweep_of(reads)) == 1  # else it would be found ready again and again
+        stream.transport.resume_reading()
+        await stream.until(24)
+        await peer.send(b"event\n", stream)
+
+
+async def test_the_end_of_the_connection_is_told(reads: Reads) -> None:
+    async with streaming(reads) as (stream, peer):
+        peer.sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(5):
+            await stream.ended.wait()
+        assert stream.error is None
+        assert len(sweep_of(reads)) == 0
+
+
+async def test_a_reset_is_told(reads: Reads) -> None:
+    async with streaming(reads) as (stream, peer):
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        peer.sock.close()
+        async with asyncio.timeout(5):
+            await stream.ended.wait()
+        assert isinstance(stream.error, ConnectionResetError)
+        assert len(sweep_of(reads)) == 0
+
+
+async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now(
+    reads: Reads,
+) -> None:
+    async with streaming(reads) as (old, peer):
+        descriptor = old.transport.get_extra_info("socket").fileno()
+    async with streaming(reads) as (new, peer):
+        assert new.transport.get_extra_info("socket").fileno() == descriptor
+        sweep_of(reads).leave(old.transport)
+        assert len(sweep_of(reads)) == 1
+        await peer.send(b"event\n", new)
+
+
+async def test_a_sweep_that_is_closed_leaves_its_streams_to_the_loop(reads: Reads) -> None:
+    async with streaming(reads) as (stream, peer):
+        sweep_of(reads).close()
+        await peer.send(b"event\n", stream)
+
+
+async def test_streams_are_not_read_in_the_context_of_the_one_that_came_first(
+    reads: Reads,
+) -> None:
+    _var.set("the test's")
+    async with streaming(reads) as (stream, peer):
+        stream.contexts.clear()
+        for _ in range(3):
+            await peer.send(b"event\n", stream)
+        assert stream.contexts == {None}
+
+
+async def test_streams_under_tls_are_read_together_too(
+    reads: Reads, certificates: Certificates
+) -> None:
+    writers: list[asyncio.StreamWriter] = []
+    is_connected = asyncio.Event()
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        is_connected.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=certificates.server_context())
+    transport, stream = await asyncio.get_running_loop().create_connection(
+        Stream, *server.sockets[0].getsockname(), ssl=certificates.client_context()
+    )
+    read_for(stream, transport, reads)
+    await is_connected.wait()
+    for count in range(1, 10):
+        writers[0].write(b"event\n")
+        await stream.until(6 * count)
+    assert len(sweep_of(reads)) == 1
+    writers[0].close()
+    async with asyncio.timeout(5):
+        await stream.ended.wait()
+    assert len(sweep_of(reads)) == 0
+    server.close()
+    await server.wait_closed()
+
+
+class StoppedClock(asyncio.SelectorEventLoop):
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_what_comes_within_a_millisecond_of_the_last_is_read_when_that_is_over() -> None:
+    async def run() -> None:
+        reads = make_reads()
+        assert reads is not None
+        async with streaming(reads) as (stream, peer):
+            loop.now += 1
+            await peer.send(b"rare\n", stream)
+            await peer.send(b"soon\n", stream)  # read at once: who knew
+            peer.sock.sendall(b"often\n")
+            await rounds(20)
+            assert stream.data.endswith(b"soon\n")
+            loop.now += 0.002
+            await rounds(3)
+            assert stream.data.endswith(b"often\n")
+            loop.now += 0.002
+            await rounds(3)  # nothing has come
+            await peer.send(b"rare again\n", stream)
+        reads.close()
+
+    loop = StoppedClock()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+
+
+async def rounds(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
