@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READ_BUFFER = 131072  # bytes; reading pauses at twice this
 _END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
+_END_SIZE = len(_END)
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -72,10 +73,14 @@ class Handler(ResponseHandler, Reader):
       an end of TLS without close_notify.
     """
 
+    # aiohttp's own attributes are in a dict, which is larger and slower with more than 30 in it.
+    __slots__ = ("_barren", "_has_final", "_is_ours", "_last_piece", "_progress", "_recent", "_tls",
+                 "delivery", "heads", "is_idle", "is_streaming", "is_untaken",
+                 "received")  # fmt: skip
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._is_ours = False
-        self.is_idle = False
+        self._is_ours = self.is_idle = self.is_streaming = False
         self.delivery: Delivery | None = None
         self._tls: ssl.SSLObject | None = None
         self.is_untaken = False
@@ -130,20 +135,21 @@ class Handler(ResponseHandler, Reader):
             return
         for message, body in messages:
             self._accept(message, body)
-        payload: StreamReader | None = self._payload
-        if self._has_final and (payload is None or payload is EMPTY_PAYLOAD or payload._eof):
-            self.is_streaming = False
-            self._check_end(data)
-            return
-        self.is_streaming = self._has_final
+        if self._has_final:
+            payload: StreamReader | None = self._payload
+            if payload is None or payload is EMPTY_PAYLOAD or payload._eof:
+                self.is_streaming = False
+                self._check_end(data)
+                return
+            self.is_streaming = True
+            if payload._buffer:
+                self._last_piece = payload._buffer[-1]
         # What `_check_end` needs if nothing more comes: where reading was paused, the parser holds
         # back a part of `data`, or only the end of the message, and is given b"" to go on.
-        if size >= len(_END):
+        if size >= _END_SIZE:
             self._recent = data
         elif size:
             self._recent = self._recent[-3:] + data
-        if self._has_final and payload is not None and payload._buffer:
-            self._last_piece = payload._buffer[-1]
         self._barren += size
         if self._barren > _MOST_BARREN:
             self._check_progress()
@@ -169,7 +175,7 @@ class Handler(ResponseHandler, Reader):
             pieces, is_chunked = payload._buffer, payload._http_chunk_splits is not None
             if not is_chunked and (pieces or not data):
                 end = pieces[-1] if pieces else self._last_piece
-        if not (data if len(data) >= len(_END) else self._recent + data).endswith(end):
+        if not (data if len(data) >= _END_SIZE else self._recent + data).endswith(end):
             self._should_close = True
         self._recent = self._last_piece = b""
 
@@ -310,8 +316,8 @@ class Handler(ResponseHandler, Reader):
 
 def _has_bare_cr(data: bytes) -> bool:
     """Whether a head has a CR without LF (RFC 9112 section 2.2), which the parser may take."""
-    end = data.find(_END) + len(_END)
-    if end < len(_END):
+    end = data.find(_END) + _END_SIZE
+    if end < _END_SIZE:
         end = len(data) - data.endswith(b"\r")
     return data.count(b"\r", 0, end) != data.count(b"\r\n", 0, end)
 

@@ -30,7 +30,7 @@ class Reads:
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(_SIZE))
-        self.sweep = make_sweep()
+        self.sweep = make_sweep(self.buffer)
 
     def close(self) -> None:
         if self.sweep is not None:
@@ -53,6 +53,8 @@ class Reader(asyncio.Protocol):
     While that is so and reads are small, they are made together with those of other such streams:
     see `trunkline_aiohttp._sweep`.
     """
+
+    __slots__ = ()
 
     is_streaming = False
 
@@ -104,10 +106,13 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if nbytes >= _LARGE:
+        self._receive(bytes(self._buffer[:nbytes]))
+
+    def _receive(self, data: bytes) -> None:
+        if len(data) >= _LARGE:
             self._read_alone()
             self._give_way_to(_LargeReads)
-        self._protocol.data_received(bytes(self._buffer[:nbytes]))
+        self._protocol.data_received(data)
         if self._protocol.is_streaming:
             if self._of_a_stream < _A_STREAM:
                 self._go_on_with_a_stream()
@@ -117,7 +122,7 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
     def _go_on_with_a_stream(self) -> None:
         self._of_a_stream += 1
         if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
-            self._member = self._reads.sweep.join(self._transport)
+            self._member = self._reads.sweep.join(self._transport, self._receive)
 
     def _read_alone(self) -> None:
         self._of_a_stream = 0

@@ -8,9 +8,9 @@ listening, and looks after another `_TICK`: what has come meanwhile, on whicheve
 one go. Network cards moderate their interrupts in this way.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
-the loop's selector and put back, and `_read_ready`, which reads and tells the protocol whatever
-there is to tell. It does not know what is read. A test holds the lowest and the newest Python
-supported to what is relied on.
+the loop's selector and put back, `_read_ready`, which reads and tells the protocol whatever there
+is to tell, and `_fatal_error`. It does not know what is read. A test holds the lowest and the newest
+Python supported to what is relied on.
 """
 
 # pyright: reportPrivateUsage=false
@@ -20,23 +20,42 @@ import asyncio
 import select
 import sys
 from asyncio import selector_events
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from typing import Any, TypeAlias
+from typing import Any
 
 _TICK = 0.001  # seconds
 _internals: Any = selector_events
 _SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
 
-Member: TypeAlias = Any
-"""What reads a socket that is in the sweep."""
+
+class Member:
+    """A stream that is read together with others.
+
+    Args:
+        transport: what reads the socket itself.
+        is_plain: there is no TLS on it.
+        deliver: is given what has come; of a plain one.
+    """
+
+    __slots__ = ("deliver", "descriptor", "receive", "transport")
+
+    def __init__(self, transport: Any, deliver: Callable[[bytes], None], *, is_plain: bool) -> None:
+        self.transport = transport
+        self.descriptor: int = transport._sock_fd
+        self.receive: Callable[[memoryview], int] | None = None
+        if is_plain:
+            self.receive = transport._sock.recv_into
+        self.deliver = deliver
 
 
 class Sweep:
     """The streams of the running loop's connections that are read together."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: memoryview) -> None:
         self._loop: Any = asyncio.get_running_loop()
+        self._buffer = buffer
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}  # by descriptor
         self._found_at = 0.0
@@ -46,29 +65,30 @@ class Sweep:
     def __len__(self) -> int:
         return len(self._members)
 
-    def join(self, transport: asyncio.Transport) -> Member:
-        """Read `transport` from here on; None where it is not read as said above, or not now."""
-        member = _below(transport)
-        if not isinstance(member, _SOCKET_TRANSPORT) or not member.is_reading():
+    def join(self, transport: asyncio.Transport, deliver: Callable[[bytes], None]) -> Member | None:
+        """Read `transport` from here on; None where it is not read as said above, or not now.
+
+        What has come goes to `deliver`, but under TLS to the protocol of `transport`.
+        """
+        below = _below(transport)
+        if not isinstance(below, _SOCKET_TRANSPORT) or not below.is_reading():
             return None
-        descriptor: int = member._sock_fd
-        self._loop._remove_reader(descriptor)
-        self._epoll.register(descriptor, select.EPOLLIN)
-        self._members[descriptor] = member
+        member = Member(below, deliver, is_plain=below is transport)
+        self._loop._remove_reader(member.descriptor)
+        self._epoll.register(member.descriptor, select.EPOLLIN)
+        self._members[member.descriptor] = member
         if self._timer is None:
             self._listen()
         return member
 
     def leave(self, member: Member) -> None:
-        """Have the loop read `member` again, unless it is paused or closed; idempotent."""
-        descriptor: int = member._sock_fd
-        known: Member = self._members.get(descriptor)
-        if known is not member:
+        """Have the loop read it again, unless it is paused or closed; idempotent."""
+        if self._members.get(member.descriptor) is not member:
             return
-        del self._members[descriptor]
+        del self._members[member.descriptor]
         with suppress(OSError):  # closed: the kernel has forgotten it
-            self._epoll.unregister(descriptor)
-        member._add_reader(descriptor, member._read_ready)
+            self._epoll.unregister(member.descriptor)
+        member.transport._add_reader(member.descriptor, member.transport._read_ready)
         if not self._members:
             self._rest()
 
@@ -126,18 +146,35 @@ class Sweep:
             self._found_at = self._loop.time()
         for descriptor, _ in ready:
             member = self._members.get(descriptor)
-            if member is None:
-                continue  # it has left since, by way of another one's event
-            if member.is_reading():
-                member._read_ready()
-            if not member.is_reading():
-                self.leave(member)
+            if member is not None:  # else it has left since, by way of another one's event
+                transport = member.transport
+                if not (transport._paused or transport._closing):
+                    self._read(member)
+                if transport._paused or transport._closing:
+                    self.leave(member)
         return bool(ready)
 
+    def _read(self, member: Member) -> None:
+        """What asyncio does; where there is more to it than to deliver bytes, asyncio does it."""
+        transport, buffer = member.transport, self._buffer
+        if member.receive is None:
+            transport._read_ready()
+            return
+        try:
+            size = member.receive(buffer)
+            if size:
+                member.deliver(bytes(buffer[:size]))
+            else:
+                transport._read_ready()  # the end, once more
+        except BlockingIOError:
+            return
+        except Exception as error:  # noqa: BLE001 - the transport ends with it, and tells
+            transport._fatal_error(error, "cannot read a stream")
 
-def make_sweep() -> Sweep | None:
-    """For the running loop; None where there is no `epoll`."""
-    return Sweep() if sys.platform == "linux" else None
+
+def make_sweep(buffer: memoryview) -> Sweep | None:
+    """For the running loop, which reads into `buffer`; None where there is no `epoll`."""
+    return Sweep(buffer) if sys.platform == "linux" else None
 
 
 def _below(transport: Any) -> Any:

@@ -14,7 +14,7 @@ from trunkline._errors import LimitExceeded
 
 MAX_EVENT_SIZE = 16 * 1024 * 1024
 
-_BLANK, _LINE = b"\n\n", b"data: "
+_BLANK, _LINE, _CR = b"\n\n", b"data: ", ord("\r")
 _EVENT, _DATA, _BETWEEN = "event: ", "data: ", "\n\ndata: "
 _BOM = b"\xef\xbb\xbf"
 # A longer number of milliseconds is no time anyone waits, and int() itself refuses 4,301 digits.
@@ -82,23 +82,18 @@ class SSEDecoder:
             LimitExceeded: a line or an event is larger than `max_event_size`. The decoder is of no
                 more use, and events completed earlier in the same chunk are lost.
         """
-        if (
-            self._is_between
-            and chunk.startswith(_LINE)
-            and chunk.find(b"\n") == len(chunk) - len(_BLANK)
-            and chunk.endswith(_BLANK)
-            and b"\r" not in chunk
-            and len(chunk) <= self._max
-        ):
+        if self._is_between and len(chunk) <= self._max:
             # One event of one line in a chunk of its own: most of what models send.
-            data = str(chunk[len(_LINE) : -len(_BLANK)], "utf-8", "replace")
-            return [_new(ServerSentEvent, ("message", data, self._id, None))]
+            line, _, rest = chunk.partition(b"\n")
+            if rest == b"\n" and line[: len(_LINE)] == _LINE and _CR not in line:
+                data = line[len(_LINE) :].decode("utf-8", "replace")
+                return [_new(ServerSentEvent, ("message", data, self._id, None))]
         events = self._feed(chunk) if chunk else []
         self._is_between = self._started and not (self._after_cr or self._is_inside)
         return events
 
     def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        if self._after_cr or b"\r" in chunk:
+        if self._after_cr or _CR in chunk:
             chunk = self._unify(chunk)
         if len(chunk) > self._max:
             return self._feed_lines(chunk)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -171,10 +172,11 @@ async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now
     reads: Reads,
 ) -> None:
     async with streaming(reads) as (old, peer):
-        descriptor = old.transport.get_extra_info("socket").fileno()
+        member: Any = old.transport.get_protocol()
+        member = member._member
     async with streaming(reads) as (new, peer):
-        assert new.transport.get_extra_info("socket").fileno() == descriptor
-        sweep_of(reads).leave(old.transport)
+        assert new.transport.get_extra_info("socket").fileno() == member.descriptor
+        sweep_of(reads).leave(member)
         assert len(sweep_of(reads)) == 1
         await peer.send(b"event\n", new)
 

@@ -34,6 +34,8 @@ _TIMEOUTS: dict[str, tuple[str, type[TransportTimeout], str]] = {
     "headers": ("headers", HeadersTimeout, "no complete response head within {:g} s"),
     "body": ("read", ReadTimeout, "no byte of the response body for {:g} s"),
 }
+_OTHERS_MOVE_IT = frozenset({"write", "request"})
+"""Phases in which who sends the body moves the deadline of who awaits the head."""
 
 
 @lru_cache(maxsize=256)
@@ -62,38 +64,41 @@ class ExchangeAttempt:
         self._runtime = runtime
         self.timeouts = timeouts
         self._seconds = _by_phase(timeouts.write, timeouts.headers, timeouts.read)
+        self._limit = timeouts.write
         self._total_due = None if timeouts.total is None else started + timeouts.total
         self.begun = self.head_due_from = started  # until the exchange begins
 
     def renew(self) -> None:
         """The next attempt: nothing of it has happened yet."""
-        self._due, self._due_is_total, self.phase = None, False, "write"
+        self._due, self._due_is_total = None, False
+        self.phase, self._limit = "write", self.timeouts.write
         self.bytes_sent = 0
         self.request_sent = self.response_started = False
         self.is_body_untouched = self.is_untaken = False
 
     def begin(self, phase: Phase) -> None:
-        now = monotonic()
-        self.phase = phase
-        if phase == "headers":
-            self.request_sent = True
-            self.head_due_from = now
-        seconds = self._seconds.get(phase)
-        due = None if seconds is None else now + seconds
-        total = self._total_due
-        if total is not None:
-            self._due_is_total = due is None or total < due
+        now, is_next = monotonic(), phase != self.phase
+        if is_next:
+            self.phase = phase
+            self._limit = self._seconds.get(phase)
+            if phase == "headers":
+                self.request_sent = True
+                self.head_due_from = now
+        limit = self._limit
+        due = None if limit is None else now + limit
+        if self._total_due is not None:
+            self._due_is_total = due is None or self._total_due < due
             if self._due_is_total:
-                due = total
+                due = self._total_due
         self._due = due
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
-        elif self._deadline is not None:
+        elif is_next and self._deadline is not None:
             self._deadline.move(due)
 
     def wait(self, awaitable: Awaitable[T]) -> Awaitable[T]:
-        if self.phase in ("write", "request"):
-            return self._wait(awaitable)  # even without a deadline: it is moved later
+        if self.phase in _OTHERS_MOVE_IT:
+            return self._wait(awaitable)  # even without a deadline
         due = self._due
         if due is None:
             return awaitable

@@ -183,31 +183,47 @@ class _AsyncioScope:
 
 
 class _FutureDeadline:
-    """Implements `FutureDeadline`: no task is cancelled, so nobody has to be asked whose it is."""
+    """Implements `FutureDeadline`: no task is cancelled, so nobody has to be asked whose it is.
 
-    __slots__ = ("_future", "_make_error", "_runtime", "due")
+    To put it off, as each piece of a body does, sets an attribute: it is watched anew when the time
+    it was watched for is over.
+    """
+
+    __slots__ = ("_actual", "_future", "_make_error", "_runtime", "due")
 
     def __init__(self, runtime: _AsyncioRuntime, make_error: Callable[[], Exception]) -> None:
         self._runtime = runtime
         self._make_error = make_error
         self._future: asyncio.Future[Any] | None = None
-        self.due = 0.0
+        self.due = self._actual = math.inf
 
     def bounds(self, awaitable: object, due: float) -> bool:
         if type(awaitable) is not asyncio.Future:
             return False
         self._future = awaitable
-        self._runtime.watch(self, due)
+        self._set(due)
         return True
 
     def move(self, due: float | None) -> None:
         if due is None:
             self._runtime.scopes.discard(self)
+            self.due = math.inf
         elif self._future is not None and not self._future.done():
+            self._set(due)
+
+    def _set(self, due: float) -> None:
+        if due < self.due or not self._runtime.is_monotonic:
             self._runtime.watch(self, due)
+            due = self.due
+        self._actual = due
 
     def cancel(self) -> None:
-        if self._future is not None and not self._future.done():
+        was_put_off, self.due = self._actual > self.due, math.inf
+        if self._future is None or self._future.done():
+            return
+        if was_put_off:
+            self._set(self._actual)
+        else:
             self._future.set_exception(self._make_error())
 
 
@@ -247,7 +263,7 @@ class _AsyncioRuntime:
         self._timer_due = 0.0
         # asyncio's own loops have that clock. uvloop's stands still in a round, a test's may jump.
         time: Any = getattr(loop.time, "__func__", None)
-        self._is_monotonic = time is asyncio.BaseEventLoop.time
+        self.is_monotonic = time is asyncio.BaseEventLoop.time
         self._spawned: dict[asyncio.Future[None], bool] = {}
 
     def is_running(self) -> bool:
@@ -266,7 +282,7 @@ class _AsyncioRuntime:
         been left or moved meanwhile it is set anew. So a deadline that does not pass costs a place
         in a set.
         """
-        if not self._is_monotonic:
+        if not self.is_monotonic:
             due += self.loop.time() - monotonic()
         scope.due = due
         self.scopes.add(scope)
