@@ -9,8 +9,8 @@ one go. Network cards moderate their interrupts in this way.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
 the loop's selector and put back, `_read_ready`, which reads and tells the protocol whatever there
-is to tell, and `_fatal_error`. It does not know what is read. A test holds the lowest and the newest
-Python supported to what is relied on.
+is to tell, and `_fatal_error`. It does not know what is read. A test holds the lowest and the
+newest Python supported to what is relied on.
 """
 
 # pyright: reportPrivateUsage=false
