@@ -5,6 +5,7 @@ Knows data and its file. Does not know how it was measured or how it is shown.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,6 +44,16 @@ class Results:
     guard: dict[str, float] = field(default_factory=dict[str, float])
     notes: list[str] = field(default_factory=list[str])
     """What was not measured, and why."""
+
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Clients that were not measured together may share a cell; no ratio is taken of them."""
+        for cell in cells:
+            known = self.cell(cell.workload, cell.in_flight)
+            if known is None:
+                self.cells.append(cell)
+            else:
+                known.rounds.update(cell.rounds)
+                known.failed.update(cell.failed)
 
     def cell(self, workload: str, in_flight: int) -> Cell | None:
         for cell in self.cells:

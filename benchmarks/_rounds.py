@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 from benchmarks._model import Load, Round, Target
 from benchmarks._worker import ClientFailed, Worker
 
+_WARMING = 0.1  # seconds
+
 Figure: TypeAlias = Literal["rate", "cost", "p50", "p99"]
 
 
@@ -80,5 +82,5 @@ def measure(
 
 
 def _warming(loads: Sequence[Load]) -> Load:
-    most = max(loads, key=lambda load: load.in_flight)
-    return replace(most, calls=most.in_flight)
+    """Connections for the most calls in flight, and code that has run as often as anyone's."""
+    return replace(max(loads, key=lambda load: load.in_flight), calls=None, seconds=_WARMING)

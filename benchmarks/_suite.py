@@ -47,7 +47,7 @@ def run(kind: Kind, say: Say, *, uvloop: bool = False) -> Results:
         for workload in workloads:
             say(workload.title)
             results.titles[workload.name] = workload.title
-            results.cells += running.measure(workload)
+            results.add(running.measure(workload))
         say("bytecodes and CPU in one process")
         try:
             results.guard = guard.measure(f"{running.nginx.plain}/small", running.core)

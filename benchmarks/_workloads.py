@@ -169,20 +169,21 @@ def full() -> list[Workload]:
 
 
 def quick() -> list[Workload]:
-    """Only what a bar is about, each in a few short rounds."""
+    """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
     return [
-        _small("plain", 1, 0.2, 5, *OURS, "aiohttp", "httpx", "pyreqwest"),
-        _small("plain", 20, 0.2, 4, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small("plain", 1, 0.07, 10, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small("plain", 20, 0.07, 9, *OURS, "aiohttp", "httpx", "pyreqwest"),
         _small(
-            "plain", 100, 0.12, 4, *OURS, "aiohttp", "httpx", "httpx2", "pyreqwest",
+            "plain", 100, 0.06, 8, "trunkline-aiohttp", "aiohttp", "httpx2", "pyreqwest",
             "trunkline-client", "httpx2-on-trunkline", "openai-aiohttp", FLOOR,
         ),
+        _small("plain", 100, 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
         _small("plain", 500, 0.2, 1, "trunkline-httpx", "httpx2"),
         *(
-            _small("http2", n, 0.15, 3, "trunkline-aiohttp", "httpx", "httpx2")
+            _small("http2", n, 0.1, 3, "trunkline-aiohttp", "httpx", "httpx2")
             for n in (1, 20, 100)
         ),
-        *_shared(0.15, 5),
-        _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        *_shared(0.1, 7),
+        _stream("bursts", 500, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("paced", 30, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip
