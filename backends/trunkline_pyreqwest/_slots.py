@@ -67,9 +67,10 @@ class Slots:
         heappush(self._queue, ticket)
         self.waiting += 1
         try:
-            self._alarm.exhausted(self)
+            self._alarm.exhausted(self, since)
             await ticket.waiter.wait(seconds)
         except BaseException:
+            ticket.waiter.leave()
             self._leave(ticket)
             raise
         if not ticket.is_served:

@@ -65,6 +65,9 @@ class Waiter:
             while not self.is_set:
                 await suspend()
 
+    def leave(self) -> None:
+        """Nothing is left of `wait`."""
+
 
 class SteppedRuntime:
     """An event loop that does nothing by itself."""

@@ -33,10 +33,13 @@ _AGE_JITTER = 0.1
 class Lease:
     """The right to run one exchange on a connection, or to open one. It has one owner.
 
-    `pooled` is None while it is a slot.
+    `pooled` is None while it is a slot. `waited` is for how many seconds `Pool.wait` did, which
+    gave it.
     """
 
-    __slots__ = ("_pool", "_state", "pooled", "reused")
+    __slots__ = ("_pool", "_state", "pooled", "reused", "waited")
+
+    waited: float
 
     def __init__(self, pool: Pool, state: OriginState, pooled: Pooled | None) -> None:
         self._pool: Pool | None = pool
@@ -161,38 +164,43 @@ class Pool:
             PoolTimeout: nothing came free within `seconds`.
             TransportClosed: the pool was closed meanwhile.
         """
-        self._refuse_when_full()
+        if self._limits.max_waiting is not None:
+            self._refuse_above(self._limits.max_waiting)
         state = self._origins.get(origin) or self._add_origin(origin)
         if fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             fresh = False
             lease = None if state.waiting.size else self._take(state)
             if lease is not None:
+                lease.waited = 0.0
                 return lease
-        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
         since = monotonic()
+        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
         state.waiting.push(ticket)
         self._queues[state] = None
         try:
-            self._alarm.exhausted(self)
+            if since >= self._alarm.next_exhausted:
+                self._alarm.exhausted(self, since)
             await ticket.waiter.wait(seconds)
         except BaseException:
+            ticket.waiter.leave()
             self._leave_queue(state, ticket)
             if ticket.lease is not None:
                 ticket.lease.release()
             raise
-        if ticket.lease is not None:
-            self._count_wait(monotonic() - since)
-            return ticket.lease
+        lease = ticket.lease
+        if lease is not None:
+            lease.waited = monotonic() - since
+            self._count_wait(lease.waited)
+            return lease
         told = self._in_numbers()
         self._leave_queue(state, ticket)
         if self.is_closed:
             raise TransportClosed("the transport was closed while the call waited", phase="pool")
         raise PoolTimeout(f"no connection became free within {seconds:g} s: {told}")
 
-    def _refuse_when_full(self) -> None:
-        most = self._limits.max_waiting
-        if most is not None and self.waiting >= most:
+    def _refuse_above(self, most: int) -> None:
+        if self.waiting >= most:
             raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
 
     def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
@@ -551,7 +559,10 @@ class Pool:
         if self._held:
             waiter = self._runtime.waiter()
             self._on_drained = waiter.set
-            await waiter.wait(seconds)
+            try:
+                await waiter.wait(seconds)
+            finally:
+                waiter.leave()
 
     def close(self) -> None:
         """Close every connection and send every waiting call away. Synchronous, idempotent."""

@@ -40,7 +40,10 @@ class Queue:
         self.size = 0
 
     def push(self, ticket: Ticket) -> None:
-        self._lanes.setdefault(ticket.priority, OrderedDict())[ticket] = None
+        lane = self._lanes.get(ticket.priority)
+        if lane is None:
+            lane = self._lanes[ticket.priority] = OrderedDict()
+        lane[ticket] = None
         self.size += 1
 
     def remove(self, ticket: Ticket) -> None:

@@ -58,8 +58,12 @@ class Waiter(Protocol):
 
     def set(self) -> None: ...
 
-    async def wait(self, seconds: float | None) -> None:
+    def wait(self, seconds: float | None) -> Awaitable[None]:
         """Wait until it is set, or for `seconds` where that is shorter."""
+        ...
+
+    def leave(self) -> None:
+        """Whoever waited was interrupted."""
         ...
 
 
@@ -236,18 +240,17 @@ class _AsyncioWaiter:
         self.due = 0.0
 
     def set(self) -> None:
+        self._runtime.scopes.discard(self)
         if not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self, seconds: float | None) -> None:
-        if seconds is None:
-            await self._future
-            return
-        self._runtime.watch(self, monotonic() + seconds)
-        try:
-            await self._future
-        finally:
-            self._runtime.scopes.discard(self)
+    def wait(self, seconds: float | None) -> Awaitable[None]:
+        if seconds is not None:
+            self._runtime.watch(self, monotonic() + seconds)
+        return self._future
+
+    def leave(self) -> None:
+        self._runtime.scopes.discard(self)
 
     def cancel(self) -> None:
         self.set()
@@ -357,6 +360,9 @@ class _TrioWaiter:
     async def wait(self, seconds: float | None) -> None:
         with anyio.move_on_after(seconds):
             await self._event.wait()
+
+    def leave(self) -> None:
+        """Nothing is left of `wait`."""
 
 
 class _TrioRuntime:

@@ -11,7 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from time import monotonic
 from typing import ClassVar
@@ -134,6 +134,7 @@ class PooledTransport(ABC):
         lease = pool.acquire_nowait(call.request.origin, fresh=is_fresh)
         if lease is None:
             lease = await self._queue(call, fresh=is_fresh)
+            call.timings.queue = lease.waited
         call.lease, pooled = lease, lease.pooled
         try:
             if pooled is None:
@@ -160,22 +161,29 @@ class PooledTransport(ABC):
             raise
         return _respond(call, exchange, lease, pooled)
 
-    async def _queue(self, call: Call, *, fresh: bool) -> Lease:
-        request, since = call.request, monotonic()
+    def _queue(self, call: Call, *, fresh: bool) -> Awaitable[Lease]:
+        request = call.request
+        seconds, is_total = call.seconds(call.timeouts.pool)
+        waiting = call.home.pool.wait(
+            request.origin, seconds, priority=request.priority, fresh=fresh
+        )
+        if call.watch is None and not is_total:
+            return waiting
+        return self._queue_watched(call, waiting, is_total=is_total)
+
+    async def _queue_watched(
+        self, call: Call, waiting: Awaitable[Lease], *, is_total: bool
+    ) -> Lease:
         if call.watch is not None:
             call.watch.start("queue")
-        seconds, is_total = call.seconds(call.timeouts.pool)
         try:
-            lease = await call.home.pool.wait(
-                request.origin, seconds, priority=request.priority, fresh=fresh
-            )
+            lease = await waiting
         except PoolTimeout as error:
             if is_total:
                 raise call.too_late("pool") from error
             raise
         if call.watch is not None:
             call.watch.end("queue")
-        call.timings.queue = monotonic() - since
         return lease
 
     async def _connect(self, call: Call, origin: Origin) -> Connection:
