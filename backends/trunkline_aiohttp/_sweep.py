@@ -1,4 +1,4 @@
-"""Streams that are read together: one look at all of them, at most about once in a millisecond.
+"""Streams that are read together: one look at all of them, some 500 times a second at most.
 
 An event of a stream is a small thing beside what it takes to wake up for it: the kernel's switch, a
 round of the event loop, caches gone cold. So the sockets of bodies that come in small reads are
@@ -25,7 +25,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-_TICK = 0.001  # seconds
+_TICK = 0.002  # seconds
 _internals: Any = selector_events
 _SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
 

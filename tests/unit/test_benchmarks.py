@@ -169,7 +169,7 @@ def as_measured(workloads: Sequence[Workload]) -> Results:
         results.titles[workload.name] = workload.title
         for load in workload.loads:
             rounds = {name: [of_rate(100.0)] for name in workload.chosen(known)}
-            results.cells.append(Cell(workload.name, load.in_flight, rounds))
+            results.add([Cell(workload.name, load.in_flight, rounds)])
     results.link = {name: {"pooled": 22.0, "warmed": 20.0} for name in LINKED}
     results.guard = {"bytecodes": 0.5, "cpu": 0.5}
     return results
