@@ -33,7 +33,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
 
 from trunkline.tcp import limit_unsent
-from trunkline_aiohttp._reads import Reader, read_for
+from trunkline_aiohttp._reads import Reader, read_alone, read_for
 
 if TYPE_CHECKING:
     from aiohttp.http import RawResponseMessage
@@ -194,6 +194,7 @@ class Handler(ResponseHandler, Reader):
         if self.transport is not None and self.transport.get_write_buffer_size():
             self.cut()
         elif self.transport is not None:
+            read_alone(self.transport)
             self.transport.close()
         if isinstance(error, Exception):
             refusal = error if isinstance(error, HttpProcessingError) else HttpProcessingError()
@@ -301,10 +302,13 @@ class Handler(ResponseHandler, Reader):
             sock = transport.get_extra_info("socket")  # None: of TLS that has ended already
             if sock is not None and sock.fileno() >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            read_alone(transport)
             transport.abort()
 
     def give_up(self) -> None:
         """The connection is being closed by us: whoever reads the body is to hear of it."""
+        if self.transport is not None:
+            read_alone(self.transport)
         payload: StreamReader | None = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(aiohttp.ClientConnectionError("the connection was closed"))

@@ -69,6 +69,13 @@ def read_for(protocol: Reader, transport: asyncio.Transport, reads: Reads | None
         transport.set_protocol(_SmallReads(protocol, transport, reads))
 
 
+def read_alone(transport: asyncio.Transport) -> None:
+    """To be called before `transport` is closed: a socket under TLS goes before anyone is told."""
+    stand_in = transport.get_protocol()
+    if isinstance(stand_in, _SmallReads):
+        stand_in.read_alone()
+
+
 class _StandIn(asyncio.BaseProtocol):
     __slots__ = ("_protocol", "_reads", "_transport")
 
@@ -94,11 +101,12 @@ class _StandIn(asyncio.BaseProtocol):
 
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
-    __slots__ = ("_buffer", "_member", "_of_a_stream")
+    __slots__ = ("_buffer", "_is_tls", "_member", "_of_a_stream")
 
     def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
         super().__init__(protocol, transport, reads)
         self._buffer = reads.buffer
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
         self._of_a_stream = 0
         self._member: Member | None = None
 
@@ -110,28 +118,35 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
 
     def _receive(self, data: bytes) -> None:
         if len(data) >= _LARGE:
-            self._read_alone()
-            self._give_way_to(_LargeReads)
+            self._read_as_asyncio_does()
         self._protocol.data_received(data)
+        if self._is_tls and not self._transport.is_reading():
+            # asyncio keeps what comes while reading is paused. If the peer ends the connection
+            # meanwhile, it gives a BufferedProtocol no more of that than its buffer takes.
+            self._read_as_asyncio_does()
         if self._protocol.is_streaming:
             if self._of_a_stream < _A_STREAM:
                 self._go_on_with_a_stream()
         elif self._of_a_stream:
-            self._read_alone()
+            self.read_alone()
+
+    def _read_as_asyncio_does(self) -> None:
+        self.read_alone()
+        self._give_way_to(_LargeReads)
 
     def _go_on_with_a_stream(self) -> None:
         self._of_a_stream += 1
         if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
             self._member = self._reads.sweep.join(self._transport, self._receive)
 
-    def _read_alone(self) -> None:
+    def read_alone(self) -> None:
         self._of_a_stream = 0
         if self._member is not None and self._reads.sweep is not None:
             self._reads.sweep.leave(self._member)
             self._member = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._read_alone()
+        self.read_alone()
         super().connection_lost(exc)
 
 

@@ -56,7 +56,8 @@ class Sweep:
     def __init__(self, buffer: memoryview) -> None:
         self._loop: Any = asyncio.get_running_loop()
         self._buffer = buffer
-        self._epoll = select.epoll()
+        self._epoll: select.epoll | None = None
+        self._is_closed = False
         self._members: dict[int, Member] = {}  # by descriptor
         self._found_at = 0.0
         self._is_listening = False
@@ -74,18 +75,29 @@ class Sweep:
         if not isinstance(below, _SOCKET_TRANSPORT) or not below.is_reading():
             return None
         member = Member(below, deliver, is_plain=below is transport)
+        if self._is_closed or not self._register(member):
+            return None
         self._loop._remove_reader(member.descriptor)
-        self._epoll.register(member.descriptor, select.EPOLLIN)
         self._members[member.descriptor] = member
         if self._timer is None:
             self._listen()
         return member
+
+    def _register(self, member: Member) -> bool:
+        try:
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            self._epoll.register(member.descriptor, select.EPOLLIN | select.EPOLLRDHUP)
+        except OSError:  # no more descriptors or watches: the loop goes on with it
+            return False
+        return True
 
     def leave(self, member: Member) -> None:
         """Have the loop read it again, unless it is paused or closed; idempotent."""
         if self._members.get(member.descriptor) is not member:
             return
         del self._members[member.descriptor]
+        assert self._epoll is not None
         with suppress(OSError):  # closed: the kernel has forgotten it
             self._epoll.unregister(member.descriptor)
         member.transport._add_reader(member.descriptor, member.transport._read_ready)
@@ -93,21 +105,23 @@ class Sweep:
             self._rest()
 
     def close(self) -> None:
+        self._is_closed = True
         for member in list(self._members.values()):
             self.leave(member)
-        self._epoll.close()
+        if self._epoll is not None:
+            self._epoll.close()
 
     # -- looking, in a context of its own: not that of whoever happens to join first -------------
 
     def _listen(self) -> None:
         if not self._is_listening:
             self._is_listening = True
-            Context().run(self._loop.add_reader, self._epoll.fileno(), self._on_event)
+            Context().run(self._loop.add_reader, self._epoll, self._on_event)
 
     def _stop_listening(self) -> None:
         if self._is_listening:
             self._is_listening = False
-            self._loop.remove_reader(self._epoll.fileno())
+            self._loop.remove_reader(self._epoll)
 
     def _wait(self) -> None:
         self._timer = self._loop.call_later(_TICK, self._on_tick)
@@ -119,7 +133,8 @@ class Sweep:
             self._timer = None
 
     def _on_event(self) -> None:
-        is_often = self._loop.time() - self._found_at < _TICK
+        # A clock that stands still is a test's, and no timer would ever end.
+        is_often = 0 < self._loop.time() - self._found_at < _TICK
         try:
             self._look()
         finally:
@@ -141,40 +156,42 @@ class Sweep:
 
     def _look(self) -> bool:
         """Read whatever has come; whether anything has."""
+        assert self._epoll is not None
         ready = self._epoll.poll(0)
         if ready:
             self._found_at = self._loop.time()
-        for descriptor, _ in ready:
+        for descriptor, event in ready:
             member = self._members.get(descriptor)
-            if member is not None:  # else it has left since, by way of another one's event
-                transport = member.transport
-                if not (transport._paused or transport._closing):
-                    self._read(member)
-                if transport._paused or transport._closing:
-                    self.leave(member)
+            if member is None:
+                continue  # it has left since, by way of another one's event
+            transport = member.transport
+            if event == select.EPOLLIN and not (transport._paused or transport._closing):
+                self._read(member)
+            if event != select.EPOLLIN or transport._paused or transport._closing:
+                self.leave(member)  # an end is asyncio's to read
         return bool(ready)
 
     def _read(self, member: Member) -> None:
         """What asyncio does; where there is more to it than to deliver bytes, asyncio does it."""
-        transport, buffer = member.transport, self._buffer
-        if member.receive is None:
+        transport, receive, buffer = member.transport, member.receive, self._buffer
+        if receive is None:
             transport._read_ready()
             return
+        size = -1
         try:
-            size = member.receive(buffer)
+            size = receive(buffer)
             if size:
                 member.deliver(bytes(buffer[:size]))
-            else:
-                transport._read_ready()  # the end, once more
-        except BlockingIOError:
-            return
-        except Exception as error:  # noqa: BLE001 - the transport ends with it, and tells
-            transport._fatal_error(error, "cannot read a stream")
+        except Exception as error:  # noqa: BLE001 - the connection ends with it, as with asyncio
+            if size >= 0 or not isinstance(error, BlockingIOError):
+                transport._fatal_error(error, "cannot read a stream")
+        if size == 0:
+            transport._read_ready()  # the end, once more
 
 
 def make_sweep(buffer: memoryview) -> Sweep | None:
     """For the running loop, which reads into `buffer`; None where there is no `epoll`."""
-    return Sweep(buffer) if sys.platform == "linux" else None
+    return Sweep(buffer) if sys.platform == "linux" and hasattr(select, "epoll") else None
 
 
 def _below(transport: Any) -> Any:

@@ -137,9 +137,9 @@ class _AiohttpDialer:
         return self._config.http2 == "prior_knowledge" and not is_forwarded
 
     async def aclose(self) -> None:
-        await self._connector.close()
         if self._reads is not None:
             self._reads.close()
+        await self._connector.close()
         # Aborted transports close their sockets in the loop's next rounds.
         for _ in range(3):
             await asyncio.sleep(0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
+import os
+import select
 import socket
 import struct
 import sys
@@ -15,7 +18,7 @@ from typing import Any
 import pytest
 
 from trunkline.testing._certificates import Certificates
-from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_for
+from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_alone, read_for
 from trunkline_aiohttp._sweep import Sweep
 
 pytestmark = [
@@ -75,11 +78,13 @@ class Peer:
 
 
 @asynccontextmanager
-async def streaming(reads: Reads) -> AsyncGenerator[tuple[Stream, Peer]]:
+async def streaming(
+    reads: Reads, protocol: type[Stream] = Stream
+) -> AsyncGenerator[tuple[Stream, Peer]]:
     """A stream that has come far enough to be read together with others."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         transport, stream = await asyncio.get_running_loop().create_connection(
-            Stream, *listening.getsockname()
+            protocol, *listening.getsockname()
         )
         accepted, _ = listening.accept()
     with accepted:
@@ -171,6 +176,8 @@ async def test_a_reset_is_told(reads: Reads) -> None:
 async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now(
     reads: Reads,
 ) -> None:
+    async with streaming(reads):
+        """From here on the sweep has its own descriptor."""
     async with streaming(reads) as (old, peer):
         member: Any = old.transport.get_protocol()
         member = member._member
@@ -187,6 +194,31 @@ async def test_a_sweep_that_is_closed_leaves_its_streams_to_the_loop(reads: Read
         await peer.send(b"event\n", stream)
 
 
+async def test_where_no_epoll_is_to_be_had_the_loop_reads(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "no more descriptors")
+
+    monkeypatch.setattr(select, "epoll", none_left)
+    async with streaming(reads) as (stream, peer):
+        await peer.send(b"event\n", stream)
+        assert len(sweep_of(reads)) == 0
+
+
+async def test_an_error_of_the_protocol_ends_its_connection_alone(reads: Reads) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with streaming(reads) as (other, its_peer):
+        async with streaming(reads, Broken) as (stream, peer):
+            peer.sock.sendall(b"broken\n")
+            async with asyncio.timeout(5):
+                await stream.ended.wait()
+            assert isinstance(stream.error, ZeroDivisionError)
+        await its_peer.send(b"event\n", other)
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+
+
 async def test_streams_are_not_read_in_the_context_of_the_one_that_came_first(
     reads: Reads,
 ) -> None:
@@ -198,32 +230,96 @@ async def test_streams_are_not_read_in_the_context_of_the_one_that_came_first(
         assert stream.contexts == {None}
 
 
+@asynccontextmanager
+async def streaming_over_tls(
+    reads: Reads, certificates: Certificates, protocol: type[Stream] = Stream
+) -> AsyncGenerator[tuple[Stream, asyncio.StreamWriter]]:
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda _, writer: accepted.put_nowait(writer),
+        "127.0.0.1",
+        0,
+        ssl=certificates.server_context(),
+    )
+    transport, stream = await asyncio.get_running_loop().create_connection(
+        protocol, *server.sockets[0].getsockname(), ssl=certificates.client_context()
+    )
+    read_for(stream, transport, reads)
+    writer = await accepted.get()
+    for count in range(1, 5):
+        writer.write(b"event\n")
+        await stream.until(6 * count)
+    try:
+        yield stream, writer
+    finally:
+        transport.abort()
+        async with asyncio.timeout(5):
+            await stream.ended.wait()
+        writer.transport.abort()
+        server.close()
+        await server.wait_closed()
+
+
 async def test_streams_under_tls_are_read_together_too(
     reads: Reads, certificates: Certificates
 ) -> None:
-    writers: list[asyncio.StreamWriter] = []
-    is_connected = asyncio.Event()
+    async with streaming_over_tls(reads, certificates) as (stream, writer):
+        assert len(sweep_of(reads)) == 1
+        writer.write(b"the last\n")
+        writer.close()
+        async with asyncio.timeout(5):
+            await stream.ended.wait()
+        assert stream.data.endswith(b"the last\n")
+        assert len(sweep_of(reads)) == 0
 
-    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        is_connected.set()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=certificates.server_context())
-    transport, stream = await asyncio.get_running_loop().create_connection(
-        Stream, *server.sockets[0].getsockname(), ssl=certificates.client_context()
-    )
-    read_for(stream, transport, reads)
-    await is_connected.wait()
-    for count in range(1, 10):
-        writers[0].write(b"event\n")
-        await stream.until(6 * count)
-    assert len(sweep_of(reads)) == 1
-    writers[0].close()
-    async with asyncio.timeout(5):
+class Pausing(Stream):
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if data == b"pause\n":
+            self.transport.pause_reading()
+
+
+async def test_what_came_under_tls_while_reading_was_paused_is_read_after_the_peers_end(
+    reads: Reads, certificates: Certificates
+) -> None:
+    async with streaming_over_tls(reads, certificates, Pausing) as (stream, writer):
+        size = len(stream.data) + len(b"pause\n")
+        writer.write(b"pause\n")
+        await stream.until(size)
+        writer.write(bytes(200_000))
+        await asyncio.sleep(0.02)
+        writer.transport.abort()  # nothing is left to write: it is a FIN
+        await asyncio.sleep(0.02)  # for asyncio to see it
+        stream.transport.resume_reading()
+        async with asyncio.timeout(5):
+            await stream.ended.wait()
+        assert len(stream.data) == size + 200_000
+
+
+async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_stream_was_closed(
+    reads: Reads, certificates: Certificates
+) -> None:
+    async with (
+        streaming(reads) as (other, peer),
+        streaming_over_tls(reads, certificates) as (stream, writer),
+    ):
+        kept = os.dup(stream.transport.get_extra_info("socket").fileno())  # as a forked child does
+        read_alone(stream.transport)
+        stream.transport.abort()
         await stream.ended.wait()
-    assert len(sweep_of(reads)) == 0
-    server.close()
-    await server.wait_closed()
+        writer.write(b"more\n")
+        await peer.send(b"event\n", other)
+        epoll: Any = sweep_of(reads)
+        assert epoll._epoll.poll(0.05) == []
+        os.close(kept)
+
+
+class Broken(Stream):
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if data == b"broken\n":
+            raise ZeroDivisionError
 
 
 class StoppedClock(asyncio.SelectorEventLoop):
@@ -240,6 +336,7 @@ def test_what_comes_soon_after_the_last_is_read_a_little_later() -> None:
         async with streaming(reads) as (stream, peer):
             loop.now += 1
             await peer.send(b"rare\n", stream)
+            loop.now += 0.001
             await peer.send(b"soon\n", stream)  # read at once: who knew
             peer.sock.sendall(b"often\n")
             await rounds(20)
@@ -254,6 +351,20 @@ def test_what_comes_soon_after_the_last_is_read_a_little_later() -> None:
 
     loop = StoppedClock()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+
+
+def test_a_clock_that_stands_still_stops_no_stream() -> None:
+    async def run() -> None:
+        reads = make_reads()
+        assert reads is not None
+        async with streaming(reads) as (stream, peer):
+            for _ in range(10):
+                await peer.send(b"event\n", stream)
+            assert len(sweep_of(reads)) == 1
+        reads.close()
+
+    with asyncio.Runner(loop_factory=StoppedClock) as runner:
         runner.run(run())
 
 

@@ -49,10 +49,12 @@ class FakeWorker:
 
     def open(self, target: Target) -> None:
         self._log.append(f"open {self.spec.name}")
+        self._is_cold = True
 
     def round(self, load: Load) -> Round:
-        if load.calls is not None:
-            self._log.append(f"warm {self.spec.name} with {load.calls}")
+        if self._is_cold:
+            self._is_cold = False
+            self._log.append(f"warm {self.spec.name} with {load.in_flight}")
             return of_rate(1.0)
         self._log.append(f"{self.spec.name} {load.in_flight}")
         rate = next(self._rates)
