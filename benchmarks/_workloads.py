@@ -155,8 +155,8 @@ def full() -> list[Workload]:
         loads=(Load(in_flight=20, calls=1000, headers=(*_HEADERS, ("Connection", "close"))),),
     )
     return [
-        *(_small("plain", n, 0.4, 4) for n in (1, 20, 100, 500)),
-        *(_small("tls", n, 0.3, 3) for n in (1, 20, 100, 500)),
+        *(_small("plain", n, 0.3, 4) for n in (1, 20, 100, 500)),
+        *(_small("tls", n, 0.25, 3) for n in (1, 20, 100, 500)),
         *(_small("http2", n, 0.3, 3) for n in (1, 20, 100, 500)),
         *bodies,
         churn,

@@ -132,6 +132,9 @@ class Transport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"socket": self._socket}.get(name, default)
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
     def get_write_buffer_size(self) -> int:
         return 0
 
