@@ -118,7 +118,7 @@ def _adapter() -> Iterator[Bar]:
 
 
 def _streams() -> Iterator[Bar]:
-    for kind, how in (("paced", "paced"), ("bursts", "in bursts")):
+    for kind, how in (("paced", "paced"), ("unpaced", "unpaced"), ("bursts", "in bursts")):
         for them, times in (("aiohttp", 0.8), ("httpx2", 0.3)):
             yield _cost("trunkline-aiohttp", them, times, 100, f"sse-{kind}", f"event, {how}")
 

@@ -171,10 +171,10 @@ def full() -> list[Workload]:
 def quick() -> list[Workload]:
     """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
     return [
-        _small("plain", 1, 0.07, 10, *OURS, "aiohttp", "httpx", "pyreqwest"),
-        _small("plain", 20, 0.07, 9, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small("plain", 1, 0.07, 8, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        _small("plain", 20, 0.07, 7, *OURS, "aiohttp", "httpx", "pyreqwest"),
         _small(
-            "plain", 100, 0.06, 8, "trunkline-aiohttp", "aiohttp", "httpx2", "pyreqwest",
+            "plain", 100, 0.06, 6, "trunkline-aiohttp", "aiohttp", "httpx2", "pyreqwest",
             "trunkline-client", "httpx2-on-trunkline", "openai-aiohttp", FLOOR,
         ),
         _small("plain", 100, 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
@@ -183,7 +183,8 @@ def quick() -> list[Workload]:
             _small("http2", n, 0.1, 3, "trunkline-aiohttp", "httpx", "httpx2")
             for n in (1, 20, 100)
         ),
-        *_shared(0.1, 7),
-        _stream("bursts", 500, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("paced", 30, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        *_shared(0.1, 6),
+        _stream("bursts", 500, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("paced", 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip
