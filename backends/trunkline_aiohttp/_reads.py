@@ -161,6 +161,6 @@ class _LargeReads(_StandIn, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._small_in_a_row = self._small_in_a_row + 1 if len(data) <= _SMALL else 0
-        if self._small_in_a_row == _IN_A_ROW:
-            self._give_way_to(_SmallReads)
         self._protocol.data_received(data)
+        if self._small_in_a_row >= _IN_A_ROW and self._transport.is_reading():
+            self._give_way_to(_SmallReads)

@@ -280,10 +280,14 @@ class Pausing(Stream):
             self.transport.pause_reading()
 
 
+@pytest.mark.parametrize("before", [[], [40_000, *[200] * 7]], ids=["small", "just small again"])
 async def test_what_came_under_tls_while_reading_was_paused_is_read_after_the_peers_end(
-    reads: Reads, certificates: Certificates
+    reads: Reads, certificates: Certificates, before: list[int]
 ) -> None:
     async with streaming_over_tls(reads, certificates, Pausing) as (stream, writer):
+        for each in before:
+            writer.write(bytes(each))
+            await stream.until(len(stream.data) + each)
         size = len(stream.data) + len(b"pause\n")
         writer.write(b"pause\n")
         await stream.until(size)
