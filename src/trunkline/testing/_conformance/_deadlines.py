@@ -159,7 +159,7 @@ class Deadlines(Conformance):
             await held.aclose()
 
     async def test_the_total_deadline_holds_while_sending(self) -> None:
-        script = [small_buffers(), expect_head(), hold()]
+        script = [small_buffers(), expect_head(), wait(_TIMED_OUT), drain()]
         async with self.rig(script, timeouts=Timeouts(total=0.2)) as rig:
             error = await _times_out(rig, DeadlineExceeded, content=bytes(64 * 1024 * 1000))
 
