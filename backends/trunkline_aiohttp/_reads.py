@@ -40,7 +40,8 @@ class Reads:
 def make_reads() -> Reads | None:
     """For the running loop.
 
-    None where it does not read as said above: uvloop and a proactor have memory of their own.
+    None where it does not read as said above: uvloop has memory of its own, and a proactor's reads
+    overlap.
     """
     if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop):
         return Reads()

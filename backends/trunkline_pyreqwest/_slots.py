@@ -67,7 +67,7 @@ class Slots:
         heappush(self._queue, ticket)
         self.waiting += 1
         try:
-            self._alarm.exhausted(self, since)
+            self._alarm.exhausted(self)
             await ticket.waiter.wait(seconds)
         except BaseException:
             ticket.waiter.leave()

@@ -84,9 +84,14 @@ class SSEDecoder:
         """
         if self._is_between and len(chunk) <= self._max:
             # One event of one line in a chunk of its own: most of what models send.
-            line, _, rest = chunk.partition(b"\n")
-            if rest == b"\n" and line[: len(_LINE)] == _LINE and _CR not in line:
-                data = line[len(_LINE) :].decode("utf-8", "replace")
+            end = len(chunk) - len(_BLANK)
+            if (
+                chunk.find(b"\n") == end
+                and chunk[end:] == _BLANK
+                and chunk[: len(_LINE)] == _LINE
+                and _CR not in chunk
+            ):
+                data = chunk[len(_LINE) : end].decode("utf-8", "replace")
                 return [_new(ServerSentEvent, ("message", data, self._id, None))]
         events = self._feed(chunk) if chunk else []
         self._is_between = self._started and not (self._after_cr or self._is_inside)

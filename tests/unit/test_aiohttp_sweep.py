@@ -58,6 +58,14 @@ class Stream(Reader):
         self.error = exc
         self.ended.set()
 
+    async def end(self) -> None:
+        self.transport.abort()
+        await self.until_ended()
+
+    async def until_ended(self) -> None:
+        async with asyncio.timeout(5):
+            await self.ended.wait()
+
     async def until(self, size: int) -> None:
         give_up_at = monotonic() + 5  # not by the loop's clock: it may be a test's
         while len(self.data) < size:
@@ -95,9 +103,7 @@ async def streaming(
         try:
             yield stream, peer
         finally:
-            transport.abort()
-            async with asyncio.timeout(5):
-                await stream.ended.wait()
+            await stream.end()
 
 
 @pytest.fixture
@@ -157,8 +163,7 @@ async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Read
 async def test_the_end_of_the_connection_is_told(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         peer.sock.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(5):
-            await stream.ended.wait()
+        await stream.until_ended()
         assert stream.error is None
         assert len(sweep_of(reads)) == 0
 
@@ -167,8 +172,7 @@ async def test_a_reset_is_told(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         peer.sock.close()
-        async with asyncio.timeout(5):
-            await stream.ended.wait()
+        await stream.until_ended()
         assert isinstance(stream.error, ConnectionResetError)
         assert len(sweep_of(reads)) == 0
 
@@ -177,7 +181,7 @@ async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now
     reads: Reads,
 ) -> None:
     async with streaming(reads):
-        """From here on the sweep has its own descriptor."""
+        pass  # from here on the sweep has its own descriptor
     async with streaming(reads) as (old, peer):
         member: Any = old.transport.get_protocol()
         member = member._member
@@ -212,8 +216,7 @@ async def test_an_error_of_the_protocol_ends_its_connection_alone(reads: Reads) 
     async with streaming(reads) as (other, its_peer):
         async with streaming(reads, Broken) as (stream, peer):
             peer.sock.sendall(b"broken\n")
-            async with asyncio.timeout(5):
-                await stream.ended.wait()
+            await stream.until_ended()
             assert isinstance(stream.error, ZeroDivisionError)
         await its_peer.send(b"event\n", other)
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
@@ -252,9 +255,7 @@ async def streaming_over_tls(
     try:
         yield stream, writer
     finally:
-        transport.abort()
-        async with asyncio.timeout(5):
-            await stream.ended.wait()
+        await stream.end()
         writer.transport.abort()
         server.close()
         await server.wait_closed()
@@ -267,8 +268,7 @@ async def test_streams_under_tls_are_read_together_too(
         assert len(sweep_of(reads)) == 1
         writer.write(b"the last\n")
         writer.close()
-        async with asyncio.timeout(5):
-            await stream.ended.wait()
+        await stream.until_ended()
         assert stream.data.endswith(b"the last\n")
         assert len(sweep_of(reads)) == 0
 
@@ -296,8 +296,7 @@ async def test_what_came_under_tls_while_reading_was_paused_is_read_after_the_pe
         writer.transport.abort()  # nothing is left to write: it is a FIN
         await asyncio.sleep(0.02)  # for asyncio to see it
         stream.transport.resume_reading()
-        async with asyncio.timeout(5):
-            await stream.ended.wait()
+        await stream.until_ended()
         assert len(stream.data) == size + 200_000
 
 
@@ -310,8 +309,7 @@ async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_s
     ):
         kept = os.dup(stream.transport.get_extra_info("socket").fileno())  # as a forked child does
         read_alone(stream.transport)
-        stream.transport.abort()
-        await stream.ended.wait()
+        await stream.end()
         writer.write(b"more\n")
         await peer.send(b"event\n", other)
         epoll: Any = sweep_of(reads)

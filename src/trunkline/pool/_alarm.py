@@ -29,8 +29,6 @@ class Load(Protocol):
 class Alarm:
     """`line` is the number of connections in use from which on it is on.
 
-    `next_exhausted` (of `time.monotonic`) is when it says again that a call had to wait.
-
     Args:
         share: of `most` that is too much; None for never.
         most: `max_connections`; None without a limit.
@@ -41,27 +39,21 @@ class Alarm:
         self.line: float = inf if share is None or most is None else ceil(share * most)
         self.is_on = False
         self._last: dict[str, float] = {}
-        self.next_exhausted = inf if self.line == inf else -inf
 
     def rise(self, load: Load) -> None:
         self.is_on = True
-        self._say_now_and_then("high", "%d of %d connections are in use, %d calls wait", load)
+        self._say("high", "%d of %d connections are in use, %d calls wait", load)
 
     def fall(self, load: Load) -> None:
         self.is_on = False
-        self._say_now_and_then("low", "back to %d of %d connections in use, %d calls wait", load)
+        self._say("low", "back to %d of %d connections in use, %d calls wait", load)
 
-    def exhausted(self, load: Load, now: float) -> None:
-        """A call has to wait. Need not be called before `next_exhausted`."""
-        if now >= self.next_exhausted:
-            self.next_exhausted = now + _QUIET_SECONDS
-            self._say("exhausted: %d of %d connections are in use, %d calls wait", load)
+    def exhausted(self, load: Load) -> None:
+        if self.line != inf:
+            self._say("full", "exhausted: %d of %d connections are in use, %d calls wait", load)
 
-    def _say_now_and_then(self, kind: str, message: str, load: Load) -> None:
+    def _say(self, kind: str, message: str, load: Load) -> None:
         now = monotonic()
         if now - self._last.get(kind, -inf) >= _QUIET_SECONDS:
             self._last[kind] = now
-            self._say(message, load)
-
-    def _say(self, message: str, load: Load) -> None:
-        logger.warning(message, load.in_use, self._most, load.waiting)
+            logger.warning(message, load.in_use, self._most, load.waiting)

@@ -164,8 +164,7 @@ class Pool:
             PoolTimeout: nothing came free within `seconds`.
             TransportClosed: the pool was closed meanwhile.
         """
-        if self._limits.max_waiting is not None:
-            self._refuse_above(self._limits.max_waiting)
+        self._refuse_when_full()
         state = self._origins.get(origin) or self._add_origin(origin)
         if fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
@@ -179,8 +178,7 @@ class Pool:
         state.waiting.push(ticket)
         self._queues[state] = None
         try:
-            if since >= self._alarm.next_exhausted:
-                self._alarm.exhausted(self, since)
+            self._alarm.exhausted(self)
             await ticket.waiter.wait(seconds)
         except BaseException:
             ticket.waiter.leave()
@@ -199,8 +197,9 @@ class Pool:
             raise TransportClosed("the transport was closed while the call waited", phase="pool")
         raise PoolTimeout(f"no connection became free within {seconds:g} s: {told}")
 
-    def _refuse_above(self, most: int) -> None:
-        if self.waiting >= most:
+    def _refuse_when_full(self) -> None:
+        most = self._limits.max_waiting
+        if most is not None and self.waiting >= most:
             raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
 
     def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:

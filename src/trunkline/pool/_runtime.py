@@ -1,6 +1,6 @@
 """What the pool needs of an event loop: deadlines, a one-shot wake-up, and which loop this is.
 
-This module knows asyncio (uvloop too) and, through anyio, trio. It does not know what is waited
+This module knows asyncio (uvloop too); `_runtime_trio` knows trio. It does not know what is waited
 for. asyncio has a flavour of its own because the deadline of a body read and the wake-up of a
 queued call are on the hot path: an anyio scope there costs several times as much.
 """
@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
-
-import anyio
 
 _EARLY = 0.001  # seconds by which a timer of uvloop may come early
 
@@ -126,7 +124,11 @@ def sniff_loop() -> str | None:
 def make_runtime() -> Runtime:
     """The runtime of the running loop."""
     loop = current_loop()
-    return _AsyncioRuntime(loop) if isinstance(loop, asyncio.AbstractEventLoop) else _TrioRuntime()
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return _AsyncioRuntime(loop)
+    from trunkline.pool._runtime_trio import TrioRuntime
+
+    return TrioRuntime()
 
 
 class _Watched(Protocol):
@@ -324,101 +326,3 @@ class _AsyncioRuntime:
         for task, keep in self._spawned.items():
             if not keep:
                 task.cancel()
-
-
-class _TrioScope:
-    def __init__(self, seconds: float | None) -> None:
-        self._scope = anyio.CancelScope()
-        self.move(seconds)
-
-    def cancel(self) -> None:
-        self._scope.cancel()
-
-    def move(self, seconds: float | None) -> None:
-        self._scope.deadline = math.inf if seconds is None else anyio.current_time() + seconds
-
-    def __enter__(self) -> Self:
-        self._scope.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return bool(self._scope.__exit__(kind, error, traceback))
-
-
-class _TrioWaiter:
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    async def wait(self, seconds: float | None) -> None:
-        with anyio.move_on_after(seconds):
-            await self._event.wait()
-
-    def leave(self) -> None:
-        """Nothing is left of `wait`."""
-
-
-class _TrioRuntime:
-    is_trio = True
-
-    def __init__(self) -> None:
-        import trio
-
-        self._token = trio.lowlevel.current_trio_token()
-        self._finished = trio.RunFinishedError
-        self._spawn = trio.lowlevel.spawn_system_task
-        self._spawned: set[anyio.CancelScope] = set()
-
-    def is_running(self) -> bool:
-        return current_loop() is self._token
-
-    def scope(self, seconds: float | None) -> Scope:
-        return _TrioScope(seconds)
-
-    def deadline(self, make_error: Callable[[], Exception]) -> FutureDeadline | None:
-        return None
-
-    def waiter(self) -> Waiter:
-        return _TrioWaiter()
-
-    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-        try:
-            self._token.run_sync_soon(callback)
-        except self._finished:
-            return
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
-        scope = anyio.CancelScope()
-
-        async def run() -> None:
-            with scope:
-                await anyio.sleep(seconds)
-                callback()
-
-        self._spawn(run)
-        return scope.cancel
-
-    def spawn(self, function: Callable[[], Awaitable[None]], *, keep: bool = False) -> None:
-        scope = anyio.CancelScope()
-
-        async def run() -> None:
-            if not keep:
-                self._spawned.add(scope)
-            try:
-                with scope:
-                    await function()
-            finally:
-                self._spawned.discard(scope)
-
-        self._spawn(run)
-
-    def cancel_spawned(self) -> None:
-        for scope in list(self._spawned):
-            scope.cancel()
