@@ -7,14 +7,12 @@ median of those is shown: what else the machine was doing then, it did to both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal, TypeAlias
 
 from benchmarks._model import Load, Round, Target
 from benchmarks._worker import ClientFailed, Worker
-
-_WARMING = 0.1  # seconds
 
 Figure: TypeAlias = Literal["rate", "cost", "p50", "p99"]
 
@@ -48,6 +46,7 @@ def measure(
     target: Target,
     loads: Sequence[Load],
     rounds: int,
+    warming: Load,
 ) -> list[Cell]:
     """Open every client, warm it up, and run the rounds in turn: a cell for each load.
 
@@ -59,8 +58,7 @@ def measure(
     for name, worker in workers.items():
         try:
             worker.open(target)
-            if not loads[0].stream:  # of a stream, its opening is a small part
-                worker.round(_warming(loads))
+            worker.round(warming)
         except ClientFailed as failure:
             failed[name] = str(failure)
     for number in range(rounds):
@@ -80,7 +78,3 @@ def measure(
             cell.rounds.pop(name, None)
     return cells
 
-
-def _warming(loads: Sequence[Load]) -> Load:
-    """Connections for the most calls in flight, and code that has run as often as anyone's."""
-    return replace(max(loads, key=lambda load: load.in_flight), calls=None, seconds=_WARMING)

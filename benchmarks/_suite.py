@@ -76,7 +76,12 @@ class Bench:
         specs = {name: worker.spec for name, worker in self.workers.items()}
         chosen = {name: self.workers[name] for name in workload.chosen(specs)}
         return measure(
-            workload.name, chosen, self.target(workload), workload.loads, workload.rounds
+            workload.name,
+            chosen,
+            self.target(workload),
+            workload.loads,
+            workload.rounds,
+            workload.warming,
         )
 
     def target(self, workload: Workload) -> Target:

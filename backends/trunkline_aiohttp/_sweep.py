@@ -1,11 +1,12 @@
-"""Streams that are read together: one look at all of them, some 500 times a second at most.
+"""Streams that are read together: one look at all of them, not 500 times a second.
 
 An event of a stream is a small thing beside what it takes to wake up for it: the kernel's switch, a
 round of the event loop, caches gone cold. So the sockets of bodies that come in small reads are
 watched by an `epoll` of their own, which the event loop watches as one descriptor. While events are
-rare each is read at once. Where the next one comes within `_TICK` of the last, the loop stops
-listening, and looks after another `_TICK`: what has come meanwhile, on whichever stream, is read in
-one go. Network cards moderate their interrupts in this way.
+rare each is read at once. Where the next one comes within `_REST` of the last, the loop stops
+listening, and looks again after a rest: what has come meanwhile, on whichever stream, is read in
+one go. Network cards moderate their interrupts in this way. The more work a look has made, the
+longer is the rest: more events then share what reading costs.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
 the loop's selector and put back, `_read_ready`, which reads and tells the protocol whatever there
@@ -25,7 +26,9 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-_TICK = 0.002  # seconds
+_REST = 0.002  # seconds
+_LONGEST_REST = 0.01
+_REST_TO_WORK = 2  # so streams take a third of the loop's time, as long as the rest is long enough
 _internals: Any = selector_events
 _SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
 
@@ -61,7 +64,7 @@ class Sweep:
         self._members: dict[int, Member] = {}  # by descriptor
         self._found_at = 0.0
         self._is_listening = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -102,7 +105,7 @@ class Sweep:
             self._epoll.unregister(member.descriptor)
         member.transport._add_reader(member.descriptor, member.transport._read_ready)
         if not self._members:
-            self._rest()
+            self._stop()
 
     def close(self) -> None:
         self._is_closed = True
@@ -123,10 +126,16 @@ class Sweep:
             self._is_listening = False
             self._loop.remove_reader(self._epoll)
 
-    def _wait(self) -> None:
-        self._timer = self._loop.call_later(_TICK, self._on_tick)
-
     def _rest(self) -> None:
+        """Look again later, counted from when all who were given something have had their turn."""
+        self._timer = self._loop.call_soon(self._on_done)
+
+    def _on_done(self) -> None:
+        worked: float = self._loop.time() - self._found_at
+        seconds = min(max(_REST, _REST_TO_WORK * worked), _LONGEST_REST)
+        self._timer = self._loop.call_later(seconds, self._on_rested)
+
+    def _stop(self) -> None:
         self._stop_listening()
         if self._timer is not None:
             self._timer.cancel()
@@ -134,21 +143,21 @@ class Sweep:
 
     def _on_event(self) -> None:
         # A clock that stands still is a test's, and no timer would ever end.
-        is_often = 0 < self._loop.time() - self._found_at < _TICK
+        is_often = 0 < self._loop.time() - self._found_at < _REST
         try:
             self._look()
         finally:
             if is_often and self._members:
                 self._stop_listening()
-                self._wait()
+                self._rest()
 
-    def _on_tick(self) -> None:
+    def _on_rested(self) -> None:
         has_found = True
         try:
             has_found = self._look()
         finally:
             if has_found and self._members:
-                self._wait()
+                self._rest()
             else:
                 self._timer = None
                 if self._members:

@@ -356,6 +356,41 @@ def test_what_comes_soon_after_the_last_is_read_a_little_later() -> None:
         runner.run(run())
 
 
+@pytest.mark.parametrize(
+    ("work", "rest"), [(0.0, 0.002), (0.003, 0.006), (1.0, 0.01)], ids=["none", "some", "much"]
+)
+def test_after_work_streams_rest_for_twice_as_long_but_not_for_long(
+    work: float, rest: float
+) -> None:
+    class Worker(Stream):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.data.endswith(b"often\n"):
+                loop.now += work
+
+    async def run() -> None:
+        reads = make_reads()
+        assert reads is not None
+        async with streaming(reads, Worker) as (stream, peer):
+            loop.now += 1
+            await peer.send(b"rare\n", stream)
+            loop.now += 0.001
+            await peer.send(b"often\n", stream)
+            peer.sock.sendall(b"next\n")
+            await rounds(20)
+            loop.now += 0.9 * rest
+            await rounds(20)
+            assert stream.data.endswith(b"often\n")
+            loop.now += 0.2 * rest
+            await rounds(3)
+            assert stream.data.endswith(b"next\n")
+        reads.close()
+
+    loop = StoppedClock()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(run())
+
+
 def test_a_clock_that_stands_still_stops_no_stream() -> None:
     async def run() -> None:
         reads = make_reads()

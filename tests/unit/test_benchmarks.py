@@ -68,7 +68,7 @@ class FakeWorker:
 
 def run(loads: Sequence[Load], rounds: int, *workers: FakeWorker) -> list[Cell]:
     named = {worker.spec.name: cast("Worker", worker) for worker in workers}
-    return measure("small", named, TARGET, loads, rounds)
+    return measure("small", named, TARGET, loads, rounds, loads[-1])
 
 
 def test_clients_take_turns_and_every_other_time_backwards() -> None:
