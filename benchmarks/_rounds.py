@@ -77,4 +77,3 @@ def measure(
         for name in failed:
             cell.rounds.pop(name, None)
     return cells
-

@@ -181,12 +181,13 @@ def full() -> list[Workload]:
 def quick() -> list[Workload]:
     """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
     return [
-        _small("plain", 1, 0.07, 8, *OURS, "aiohttp", "httpx", "pyreqwest"),
-        _small("plain", 20, 0.07, 7, *OURS, "aiohttp", "httpx", "pyreqwest"),
+        *(_small("plain", n, 0.07, 12, "trunkline-aiohttp", "aiohttp", "pyreqwest") for n in (1, 20)),
+        *(_small("plain", n, 0.07, 3, "trunkline-httpx", "httpx") for n in (1, 20)),
         _small(
-            "plain", 100, 0.06, 6, "trunkline-aiohttp", "aiohttp", "httpx2", "pyreqwest",
-            "trunkline-client", "httpx2-on-trunkline", "openai-aiohttp", FLOOR,
+            "plain", 100, 0.06, 12,
+            "trunkline-aiohttp", "aiohttp", "pyreqwest", "trunkline-client", FLOOR,
         ),
+        _small("plain", 100, 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
         _small("plain", 100, 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
         _small("plain", 500, 0.2, 1, "trunkline-httpx", "httpx2"),
         *(
