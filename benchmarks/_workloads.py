@@ -194,7 +194,7 @@ def quick() -> list[Workload]:
             _small("http2", n, 0.1, 3, "trunkline-aiohttp", "httpx", "httpx2")
             for n in (1, 20, 100)
         ),
-        _growth(0.1, 6),
+        _growth(0.1, 3),
         _saturated(0.15, 4),  # to start 1,000 callers takes a part of each round
         _stream("bursts", 500, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),

@@ -324,33 +324,25 @@ class Response:
             DecodeError: it does not decode as its Content-Encoding says.
         """
         if self._content is None:
-            is_coded = "Content-Encoding" in self.headers
-            if self._reader is None and not self.is_closed and not is_coded:
-                self._content = await self._read_plain()
-            else:
+            is_plain = self._reader is None and "Content-Encoding" not in self.headers
+            if self.is_closed or not is_plain:
                 pieces = [piece async for piece in self.aiter_bytes()]
                 self._content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                return self._content
+            stream, self._reader = self._stream, _ALL
+            try:
+                content = await stream.read()
+                if not getattr(stream, "is_over", False):
+                    content = await _read_on(stream, content)
+            except BaseException:
+                self.close()
+                raise
+            if getattr(stream, "is_over", False):
+                self.is_closed = True
+            else:
+                self.close()
+            self._content = content
         return self._content
-
-    async def _read_plain(self) -> bytes:
-        """What `aiter_raw` gives, at once: most bodies come in one piece."""
-        stream, self._reader = self._stream, _ALL
-        try:
-            content = await stream.read()
-            if not getattr(stream, "is_over", False):
-                pieces = [content]
-                while content:
-                    content = await stream.read()
-                    pieces.append(content)
-                content = b"".join(pieces)
-        except BaseException:
-            self.close()
-            raise
-        if getattr(stream, "is_over", False):
-            self.is_closed = True
-        else:
-            self.close()
-        return content
 
     def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body in the pieces in which it arrives, not decoded. Raises as `aread`."""
@@ -493,6 +485,15 @@ class Response:
         self.is_closed = True
         self._stream.abandon()
         warnings.warn(f"unclosed response {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+
+async def _read_on(stream: BodyStream, piece: bytes) -> bytes:
+    """`piece`, and all that comes behind it: most bodies come in one."""
+    pieces = [piece]
+    while piece:
+        piece = await stream.read()
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _make_stream(content: Content) -> BodyStream:

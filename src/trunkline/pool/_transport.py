@@ -92,12 +92,32 @@ class PooledTransport(ABC):
             timeouts = self._timeouts_for(request.timeouts)
         call = Call(request, home, timeouts, self.capabilities.name)
         if self._observers:
-            return await self._send_watched(call)
+            identity = next(self._request_ids)
+            call.watch = Watch(self._observers, request.origin, identity, request)
+            call.watch.start("request")
         while True:
+            lease = None
             try:
-                return await self._attempt(call)
-            except TransportError as error:
-                self._go_on(call, error)
+                is_fresh = call.attempts > 0
+                lease = home.pool.acquire_nowait(request.origin, fresh=is_fresh)
+                if lease is None:
+                    lease = await self._queue(call, fresh=is_fresh)
+                    call.timings.queue = lease.waited
+                call.lease, pooled = lease, lease.pooled
+                if pooled is None:
+                    pooled = lease.attach(await self._connect(call, request.origin))
+                call.attempts += 1
+                pooled.exchanges += 1
+                if call.watch is not None:
+                    call.watch.connection_id = pooled.id
+                    call.watch.start("headers")
+                call.begun = call.head_due_from = monotonic()
+                exchange = await pooled.connection.exchange(request, call)
+            except BaseException as error:
+                if not _may_go_on(call, lease, error):
+                    raise
+            else:
+                return _respond(call, exchange, lease, pooled)
 
     def _timeouts_for(self, given: Timeouts) -> Timeouts:
         """The transport's, with what is `given` in their place; callers tend to repeat theirs."""
@@ -105,61 +125,6 @@ class PooledTransport(ABC):
             self._given_timeouts = given
             self._timeouts = self.config.timeouts.overridden_by(given)
         return self._timeouts
-
-    async def _send_watched(self, call: Call) -> Response:
-        identity = next(self._request_ids)
-        watch = call.watch = Watch(self._observers, call.request.origin, identity, call.request)
-        watch.start("request")
-        try:
-            while True:
-                try:
-                    return await self._attempt(call)
-                except TransportError as error:
-                    self._go_on(call, error)
-                    watch.end("headers", error=type(error).__name__)
-                    watch.connection_id = None
-        except BaseException as error:
-            watch.fail(error)
-            raise
-
-    def _go_on(self, call: Call, error: TransportError) -> None:
-        """Raise `error`, unless the request may be sent once more."""
-        call.tell(error)
-        if not _may_replay(call, error):
-            raise error
-        call.renew()
-
-    async def _attempt(self, call: Call) -> Response:
-        pool, is_fresh = call.home.pool, call.attempts > 0
-        lease = pool.acquire_nowait(call.request.origin, fresh=is_fresh)
-        if lease is None:
-            lease = await self._queue(call, fresh=is_fresh)
-            call.timings.queue = lease.waited
-        call.lease, pooled = lease, lease.pooled
-        try:
-            if pooled is None:
-                pooled = lease.attach(await self._connect(call, call.request.origin))
-            call.attempts += 1
-            pooled.exchanges += 1
-            if call.watch is not None:
-                call.watch.connection_id = pooled.id
-                call.watch.start("headers")
-            call.begun = call.head_due_from = monotonic()
-            exchange = await pooled.connection.exchange(call.request, call)
-        except TransportError as error:
-            call.end()
-            pool.abort(lease)
-            call.describe(error)
-            if pool.is_closed and not isinstance(error, TransportClosed):
-                closed = TransportClosed("the transport was closed while the call was under way")
-                call.describe(closed)
-                raise closed from error
-            raise
-        except BaseException:
-            call.end()
-            pool.abort(lease)
-            raise
-        return _respond(call, exchange, lease, pooled)
 
     def _queue(self, call: Call, *, fresh: bool) -> Awaitable[Lease]:
         request = call.request
@@ -335,6 +300,37 @@ class PooledTransport(ABC):
         if home is not None and not self._closed:
             origins = home.pool.snapshot().origins
             self.left_open += [name for name, origin in origins.items() for _ in range(origin.open)]
+
+
+def _may_go_on(call: Call, lease: Lease | None, error: BaseException) -> bool:
+    """End the attempt that `error` has ended; whether the request may be sent once more.
+
+    Raises:
+        TransportClosed: it is what lies behind `error`.
+    """
+    pool, watch = call.home.pool, call.watch
+    closed: TransportClosed | None = None
+    if lease is not None:
+        call.end()
+        pool.abort(lease)
+    if isinstance(error, TransportError):
+        if lease is not None:
+            call.describe(error)
+            if pool.is_closed and not isinstance(error, TransportClosed):
+                closed = TransportClosed("the transport was closed while the call was under way")
+                call.describe(closed)
+        call.tell(closed or error)
+        if closed is None and _may_replay(call, error):
+            call.renew()
+            if watch is not None:
+                watch.end("headers", error=type(error).__name__)
+                watch.connection_id = None
+            return True
+    if watch is not None:
+        watch.fail(closed or error)
+    if closed is not None:
+        raise closed from error
+    return False
 
 
 def _respond(call: Call, exchange: Exchange, lease: Lease, pooled: Pooled) -> Response:
