@@ -10,14 +10,17 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import pytest
 
+from trunkline.tcp import Delivery
 from trunkline.testing._certificates import Certificates
+from trunkline_aiohttp._protocol import Handler
 from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_alone, read_for
 from trunkline_aiohttp._sweep import Sweep
 
@@ -26,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's"),
 ]
 
+_CHUNK = b"6\r\nevent\n\r\n"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _var: contextvars.ContextVar[str] = contextvars.ContextVar("_var")
 
@@ -67,10 +71,7 @@ class Stream(Reader):
             await self.ended.wait()
 
     async def until(self, size: int) -> None:
-        give_up_at = monotonic() + 5  # not by the loop's clock: it may be a test's
-        while len(self.data) < size:
-            assert monotonic() < give_up_at
-            await asyncio.sleep(0)
+        await until(lambda: len(self.data) >= size)
 
 
 class Peer:
@@ -317,6 +318,38 @@ async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_s
         os.close(kept)
 
 
+def _refuse(handler: Handler) -> None:
+    handler.data_received(b"no size of a chunk\r\n")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Handler.give_up, Handler.cut, _refuse],
+    ids=["give up", "cut", "refuse"],
+)
+async def test_a_connection_that_we_end_leaves_the_others_before_its_socket_goes(
+    reads: Reads, end: Callable[[Handler], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport, handler = await loop.create_connection(
+            lambda: Handler(loop), *listening.getsockname()
+        )
+        accepted, _ = listening.accept()
+    with accepted:
+        handler.hand_over(Delivery(None), reads)
+        handler.begin(without_body=False)
+        for piece in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[_CHUNK] * 3):
+            expected = handler.received + len(piece)
+            accepted.sendall(piece)
+            await until(partial(_has_received, handler, expected))
+        assert len(sweep_of(reads)) == 1
+        end(handler)
+        assert len(sweep_of(reads)) == 0
+        transport.abort()
+        await rounds(3)
+
+
 class Broken(Stream):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -403,6 +436,17 @@ def test_a_clock_that_stands_still_stops_no_stream() -> None:
 
     with asyncio.Runner(loop_factory=StoppedClock) as runner:
         runner.run(run())
+
+
+def _has_received(handler: Handler, size: int) -> bool:
+    return handler.received >= size
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    give_up_at = monotonic() + 5  # not by the loop's clock: it may be a test's
+    while not is_so():
+        assert monotonic() < give_up_at
+        await asyncio.sleep(0)
 
 
 async def rounds(count: int) -> None:
