@@ -115,6 +115,8 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._member is not None and not self._is_tls:
+            self.read_alone()  # the loop has it again, since its reader had paused
         self._receive(bytes(self._buffer[:nbytes]))
 
     def _receive(self, data: bytes) -> None:

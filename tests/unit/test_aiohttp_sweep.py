@@ -158,6 +158,9 @@ async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Read
         assert len(sweep_of(reads)) == 1  # else it would be found ready again and again
         stream.transport.resume_reading()
         await stream.until(24)
+        for _ in range(2):
+            await peer.send(b"event\n", stream)
+        assert len(sweep_of(reads)) == 2
         await peer.send(b"event\n", stream)
 
 
