@@ -180,13 +180,11 @@ def full() -> list[Workload]:
 
 def quick() -> list[Workload]:
     """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
+    beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest")
     return [
-        *(_small("plain", n, 0.07, 12, "trunkline-aiohttp", "aiohttp", "pyreqwest") for n in (1, 20)),
+        *(_small("plain", n, 0.07, 12, *beside) for n in (1, 20)),
         *(_small("plain", n, 0.07, 3, "trunkline-httpx", "httpx") for n in (1, 20)),
-        _small(
-            "plain", 100, 0.06, 12,
-            "trunkline-aiohttp", "aiohttp", "pyreqwest", "trunkline-client", FLOOR,
-        ),
+        _small("plain", 100, 0.06, 12, *beside, "trunkline-client", FLOOR),
         _small("plain", 100, 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
         _small("plain", 100, 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
         _small("plain", 500, 0.2, 1, "trunkline-httpx", "httpx2"),
