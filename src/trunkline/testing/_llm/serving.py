@@ -78,12 +78,14 @@ async def _serve(
     ]
     task_status.started()
     await stopping.wait()
-    for server, listener in zip(servers, listeners, strict=True):
-        server.close()
+    for listener in listeners:
         listener.hang_up()
-    await settle()
+    await settle()  # before: asyncio forgets what it has accepted when its server is closed
+    for server in servers:
+        server.close()
     if connections:
         await asyncio.wait(connections, timeout=_STOP_TIMEOUT)
+    await settle()  # a socket is closed after its connection is over
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
