@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import _nginx
 from benchmarks._cores import clean_up_when_told_to_end, cores, enter, pin
-from benchmarks._model import Agent, Mode, Target
+from benchmarks._model import Agent, Load, Mode, Target
 from benchmarks._worker import ClientFailed, MissingLibrary, Worker, start
 from benchmarks.clients import Spec, specs
 
@@ -42,6 +42,7 @@ _SET_INTERFACE = 0x400454CA  # TUNSETIFF
 _TUN, _NO_PACKET_INFO = 0x0001, 0x1000
 _MTU = 1500
 _HANDSHAKES = 9
+_WARMING, _WARMING_SECONDS = 40, 0.3
 
 
 def why_not() -> str | None:
@@ -90,7 +91,7 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode]) -> Trips:
 
 
 def _one(worker: Worker, target: Target, modes: Iterable[Mode], trips: Trips) -> None:
-    worker.agent(Agent(mode="pooled", target=target, calls=1))  # imports are not the link's
+    _warm_up(worker, target)
     for mode in modes:
         if mode == "warmed" and not worker.spec.is_ours:
             continue
@@ -99,6 +100,13 @@ def _one(worker: Worker, target: Target, modes: Iterable[Mode], trips: Trips) ->
         if trip.steps:
             steps = {step: took / trips.rtt for step, took in trip.steps.items()}
             trips.steps[worker.spec.name] = steps
+
+
+def _warm_up(worker: Worker, target: Target) -> None:
+    """What a process does on its first calls is not the link's: imports, and code that runs cold."""
+    worker.open(target)
+    worker.round(Load(in_flight=_WARMING, seconds=_WARMING_SECONDS))
+    worker.close()
 
 
 def _round_trip(namespace: str, port: int, core: int) -> float:

@@ -16,7 +16,7 @@ from trunkline.http1 import RawHeaders, check_head, decode_headers, wire_fields
 from trunkline.net import Stream
 from trunkline_httpx._family import Family
 from trunkline_httpx._httpcore import drop_lock, make_transport, unread
-from trunkline_httpx._message import RequestBody
+from trunkline_httpx._message import Message, RequestBody
 from trunkline_httpx._translate import translate
 from trunkline_httpx._wire import HttpcoreWire
 
@@ -87,16 +87,10 @@ class Http1Connection:
                 raise
             raise failure from error
 
-    def _message(self, request: Request, body: RequestBody) -> Any:
+    def _message(self, request: Request, body: RequestBody) -> Message:
         headers = wire_fields(request)
         headers[1:1] = self._extra_headers
-        target = (self._prefix + request.path).encode()
-        family = self._family
-        message = family.client.Request(
-            request.method, family.url, headers=headers, stream=body, extensions={"target": target}
-        )
-        message.method = request.method  # httpx has put it in upper case
-        return message
+        return Message(request.method, (self._prefix + request.path).encode(), headers, body)
 
     def translate(self, error: BaseException) -> BaseException | None:
         return translate(error, self._family.table, self._wire.course())

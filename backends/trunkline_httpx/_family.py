@@ -23,14 +23,13 @@ class Family:
         core: httpcore, or what looks like it.
         table: their exceptions during an exchange.
         body: content on its way out, as `client` takes it.
-        url, origin: of every request; what is sent is the extension "target".
+        origin: of every connection; nothing is sent of it.
     """
 
     client: Any
     core: Any
     table: Table
     body: type[RequestBody]
-    url: Any
     origin: Any
 
 
@@ -43,6 +42,5 @@ def make_family(client: ModuleType, core: ModuleType) -> Family:
         core=core_,
         table=exchange_table(client_, core_),
         body=type("Body", (RequestBody, client_.AsyncByteStream), {}),
-        url=client_.URL("http://origin/"),
         origin=core_.Origin(b"http", b"origin", 80),
     )
