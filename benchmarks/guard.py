@@ -25,7 +25,7 @@ from benchmarks.clients import Client, specs
 
 _OURS, _THEIRS = "trunkline-aiohttp", "aiohttp"
 _CALLS = 50
-_ROUNDS = 12
+_ROUNDS = 6
 _SHORT = Load(in_flight=20, seconds=0.08)
 
 

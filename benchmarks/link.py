@@ -103,7 +103,7 @@ def _one(worker: Worker, target: Target, modes: Iterable[Mode], trips: Trips) ->
 
 
 def _warm_up(worker: Worker, target: Target) -> None:
-    """What a process does on its first calls is not the link's: imports, and code that runs cold."""
+    """A process' first calls are not the link's: imports, and code that has not run before."""
     worker.open(target)
     worker.round(Load(in_flight=_WARMING, seconds=_WARMING_SECONDS))
     worker.close()
