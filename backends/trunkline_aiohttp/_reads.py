@@ -141,6 +141,8 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         self._of_a_stream += 1
         if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
             self._member = self._reads.sweep.join(self._transport, self._receive)
+            if self._member is None and not self._transport.is_reading():
+                self._of_a_stream = 0
 
     def read_alone(self) -> None:
         self._of_a_stream = 0

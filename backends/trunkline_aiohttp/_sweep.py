@@ -1,12 +1,12 @@
-"""Streams that are read together: one look at all of them, not 500 times a second.
+"""Streams that are read together: one look at all of them now and then, not one for each event.
 
 An event of a stream is a small thing beside what it takes to wake up for it: the kernel's switch, a
 round of the event loop, caches gone cold. So the sockets of bodies that come in small reads are
 watched by an `epoll` of their own, which the event loop watches as one descriptor. While events are
 rare each is read at once. Where the next one comes within `_REST` of the last, the loop stops
 listening, and looks again after a rest: what has come meanwhile, on whichever stream, is read in
-one go. Network cards moderate their interrupts in this way. The more work a look has made, the
-longer is the rest: more events then share what reading costs.
+one go. Network cards moderate their interrupts in this way. The more the loop had to do after a
+look, the longer is the rest: more events then share what reading costs.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
 the loop's selector and put back, `_read_ready`, which reads and tells the protocol whatever there

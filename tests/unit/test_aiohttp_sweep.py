@@ -164,6 +164,21 @@ async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Read
         await peer.send(b"event\n", stream)
 
 
+async def test_a_reader_that_pauses_as_it_was_to_join_joins_later(reads: Reads) -> None:
+    class LateRiser(Stream):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if len(self.data) == 3 * len(b"event\n"):
+                self.transport.pause_reading()
+
+    async with streaming(reads, LateRiser) as (stream, peer):
+        assert len(sweep_of(reads)) == 0
+        stream.transport.resume_reading()
+        for _ in range(3):
+            await peer.send(b"event\n", stream)
+        assert len(sweep_of(reads)) == 1
+
+
 async def test_the_end_of_the_connection_is_told(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         peer.sock.shutdown(socket.SHUT_WR)

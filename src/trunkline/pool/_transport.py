@@ -113,11 +113,10 @@ class PooledTransport(ABC):
                     call.watch.start("headers")
                 call.begun = call.head_due_from = monotonic()
                 exchange = await pooled.connection.exchange(request, call)
+                return _respond(call, exchange, lease, pooled)
             except BaseException as error:
                 if not _may_go_on(call, lease, error):
                     raise
-            else:
-                return _respond(call, exchange, lease, pooled)
 
     def _timeouts_for(self, given: Timeouts) -> Timeouts:
         """The transport's, with what is `given` in their place; callers tend to repeat theirs."""

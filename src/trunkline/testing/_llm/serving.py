@@ -80,9 +80,11 @@ async def _serve(
     await stopping.wait()
     for listener in listeners:
         listener.hang_up()
-    await settle()  # before: asyncio forgets what it has accepted when its server is closed
-    for server in servers:
-        server.close()
+    try:
+        await settle()  # asyncio forgets what it has accepted when its server is closed
+    finally:
+        for server in servers:
+            server.close()
     if connections:
         await asyncio.wait(connections, timeout=_STOP_TIMEOUT)
     await settle()  # a socket is closed after its connection is over
