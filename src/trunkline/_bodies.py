@@ -208,7 +208,8 @@ class TextDecoder:
         import codecs
 
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._mark = {"utf-16": codecs.BOM_UTF16, "utf-32": codecs.BOM_UTF32}.get(encoding, b"")
+        name = codecs.lookup(encoding).name  # "utf_16" is one of them too
+        self._mark = {"utf-16": codecs.BOM_UTF16, "utf-32": codecs.BOM_UTF32}.get(name, b"")
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[str, ...]:

@@ -947,7 +947,7 @@ async def test_no_charset_or_body_makes_text_fail(charset: str, body: bytes) -> 
     assert "".join(await collect(response.aiter_text())) == text
 
 
-@pytest.mark.parametrize("charset", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32", "UTF_16"])
 @pytest.mark.parametrize("order", ["", "-le", "-be"], ids=["marked", "little", "big"])
 async def test_text_with_or_without_a_byte_order_mark_is_as_bytes_say(
     charset: str, order: str
