@@ -177,7 +177,7 @@ def full() -> list[Workload]:
         _sdk(0.4, 3),
         _stream("bursts", 500, 2),
         _stream("unpaced", 500, 2),
-        _stream("paced", 500, 1),
+        _stream("paced", 250, 2),
     ]
 
 
