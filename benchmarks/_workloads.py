@@ -196,5 +196,5 @@ def quick() -> list[Workload]:
         _saturated(0.15, 4),  # to start 1,000 callers takes a part of each round
         _stream("bursts", 500, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("paced", 30, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("paced", 30, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip

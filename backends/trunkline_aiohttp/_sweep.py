@@ -26,7 +26,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-_REST = 0.002  # seconds
+_REST = 0.003  # seconds
 _LONGEST_REST = 0.01
 _REST_TO_WORK = 2  # so streams take a third of the loop's time, as long as the rest is long enough
 _internals: Any = selector_events

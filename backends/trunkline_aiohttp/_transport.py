@@ -49,8 +49,8 @@ class AiohttpTransport(PooledTransport):
     HTTP/1.1 runs on aiohttp's parser, HTTP/2 on `trunkline.http2`.
 
     Streams over HTTP/1.1 are read together on asyncio's own loop on Linux: where events come more
-    often than about 500 times a second, on whichever streams, one may come to its reader late, by
-    some 3 ms, and by some 11 ms at most where the loop has much to do. uvloop reads each at once.
+    often than about 300 times a second, on whichever streams, one may come to its reader late, by
+    some 4 ms, and by some 11 ms at most where the loop has much to do. uvloop reads each at once.
 
     Raises:
         UnsupportedOption: the config asks for a SOCKS proxy, or it is made under trio.

@@ -394,10 +394,10 @@ def test_what_comes_soon_after_the_last_is_read_a_little_later() -> None:
             peer.sock.sendall(b"often\n")
             await rounds(20)
             assert stream.data.endswith(b"soon\n")
-            loop.now += 0.003
+            loop.now += 0.004
             await rounds(3)
             assert stream.data.endswith(b"often\n")
-            loop.now += 0.003
+            loop.now += 0.004
             await rounds(3)  # nothing has come
             await peer.send(b"rare again\n", stream)
         reads.close()
@@ -408,7 +408,7 @@ def test_what_comes_soon_after_the_last_is_read_a_little_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "rest"), [(0.0, 0.002), (0.003, 0.006), (1.0, 0.01)], ids=["none", "some", "much"]
+    ("work", "rest"), [(0.0, 0.003), (0.004, 0.008), (1.0, 0.01)], ids=["none", "some", "much"]
 )
 def test_after_work_streams_rest_for_twice_as_long_but_not_for_long(
     work: float, rest: float
