@@ -75,14 +75,13 @@ _TITLES: dict[Over, str] = {
 
 
 def _small(
-    over: Over, in_flight: int | tuple[int, ...], seconds: float, rounds: int, *clients: str
+    over: Over, in_flight: tuple[int, ...], seconds: float, rounds: int, *clients: str
 ) -> Workload:
-    each = in_flight if isinstance(in_flight, tuple) else (in_flight,)
     return Workload(
         name=f"small-{over}",
         title=_TITLES[over],
         over=over,
-        loads=tuple(Load(in_flight=n, seconds=seconds) for n in each),
+        loads=tuple(Load(in_flight=n, seconds=seconds) for n in in_flight),
         rounds=rounds,
         clients=clients or None,
     )
@@ -167,9 +166,9 @@ def full() -> list[Workload]:
         loads=(Load(in_flight=20, calls=1000, headers=(*_HEADERS, ("Connection", "close"))),),
     )
     return [
-        *(_small("plain", n, 0.3, 4) for n in (1, 20, 100, 500)),
-        *(_small("tls", n, 0.25, 3) for n in (1, 20, 100, 500)),
-        *(_small("http2", n, 0.3, 3) for n in (1, 20, 100, 500)),
+        *(_small("plain", (n,), 0.3, 4) for n in (1, 20, 100, 500)),
+        *(_small("tls", (n,), 0.25, 3) for n in (1, 20, 100, 500)),
+        *(_small("http2", (n,), 0.3, 3) for n in (1, 20, 100, 500)),
         *bodies,
         churn,
         _growth(0.3, 3),
@@ -185,12 +184,12 @@ def quick() -> list[Workload]:
     """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
     beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest")
     return [
-        *(_small("plain", n, 0.07, 10, *beside) for n in (1, 20)),
-        *(_small("plain", n, 0.07, 3, "trunkline-httpx", "httpx") for n in (1, 20)),
-        _small("plain", 100, 0.06, 10, *beside, "trunkline-client", FLOOR),
-        _small("plain", 100, 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
-        _small("plain", 100, 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
-        _small("plain", 500, 0.2, 1, "trunkline-httpx", "httpx2"),
+        *(_small("plain", (n,), 0.07, 10, *beside) for n in (1, 20)),
+        *(_small("plain", (n,), 0.07, 3, "trunkline-httpx", "httpx") for n in (1, 20)),
+        _small("plain", (100,), 0.06, 10, *beside, "trunkline-client", FLOOR),
+        _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
+        _small("plain", (100,), 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
+        _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),
         _small("http2", (1, 20, 100), 0.1, 3, "trunkline-aiohttp", "httpx", "httpx2"),
         _growth(0.1, 3),
         _saturated(0.15, 4),  # to start 1,000 callers takes a part of each round

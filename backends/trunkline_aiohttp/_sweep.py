@@ -28,7 +28,7 @@ from typing import Any
 
 _REST = 0.003  # seconds
 _LONGEST_REST = 0.01
-_REST_TO_WORK = 2  # so streams take a third of the loop's time, as long as the rest is long enough
+_REST_TO_WORK = 2  # streams then take a third of the loop's time, up to the longest rest
 _internals: Any = selector_events
 _SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
 

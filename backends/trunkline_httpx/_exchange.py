@@ -15,8 +15,8 @@ from trunkline import Attempt, Request
 from trunkline.http1 import RawHeaders, check_head, decode_headers, wire_fields
 from trunkline.net import Stream
 from trunkline_httpx._family import Family
-from trunkline_httpx._httpcore import drop_lock, make_transport, unread
-from trunkline_httpx._message import Message, RequestBody
+from trunkline_httpx._httpcore import Message, drop_lock, make_transport, unread
+from trunkline_httpx._message import RequestBody
 from trunkline_httpx._translate import translate
 from trunkline_httpx._wire import HttpcoreWire
 

@@ -1,12 +1,14 @@
-"""The three touches of what httpx and httpcore keep to themselves, each with a contract test.
+"""The four touches of what httpx and httpcore keep to themselves, each with a contract test.
 
-This module knows names that are not public. It does not know what they are used for.
+This module knows names that are not public, and what httpx's transport reads of a request. It does
+not know what they are used for.
 """
 
 from __future__ import annotations
 
 import ssl
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # spares httpx loading one that is never used
@@ -40,3 +42,40 @@ def unread(connection: Any) -> bytes:
     """What `connection` has received beyond the end of the last response."""
     data: bytes = connection._h11_state.trailing_data[0]
     return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Url:
+    """Of every request; what is sent is the extension "target"."""
+
+    raw_scheme: bytes = b"http"
+    raw_host: bytes = b"origin"
+    port: None = None
+    raw_path: bytes = b"/"
+
+
+class _Headers:
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        self.raw = raw
+
+
+class Message:
+    """What httpx's transport reads of a request.
+
+    Its own class checks and copies once more what Trunkline's has checked, and writes the method in
+    upper case.
+    """
+
+    __slots__ = ("extensions", "headers", "method", "stream")
+
+    url = _Url()
+
+    def __init__(
+        self, method: str, target: bytes, headers: list[tuple[bytes, bytes]], stream: Any
+    ) -> None:
+        self.method = method
+        self.headers = _Headers(headers)
+        self.stream = stream
+        self.extensions = {"target": target}

@@ -34,7 +34,7 @@ from trunkline.net import SocketStream, Stream, TLSStream, give_way, open_tcp, o
 from trunkline_httpx import _proxy, _transport
 from trunkline_httpx._exchange import Http1Connection
 from trunkline_httpx._family import Family, make_family
-from trunkline_httpx._httpcore import make_transport, unread
+from trunkline_httpx._httpcore import Message, make_transport, unread
 from trunkline_httpx._httpx import HTTPX
 from trunkline_httpx._translate import translate
 
@@ -535,16 +535,18 @@ class Scripted(httpcore.AsyncNetworkStream):
 
 
 @pytest.mark.anyio
-async def test_httpx_sends_on_the_connection_that_took_the_place_of_its_pool() -> None:
+async def test_httpx_sends_what_it_is_handed_on_the_connection_in_the_place_of_its_pool() -> None:
     stream = Scripted(OK)
     origin = httpcore.Origin(b"http", b"origin", 80)
     connection = httpcore.AsyncHTTP11Connection(origin, stream)
     transport = make_transport(connection, httpx)
-    request = httpx.Request("GET", "http://origin/", extensions={"target": b"/%7e?b=%2C"})
-    response = await transport.handle_async_request(request)
+    fields = [(b"hOst", b"origin"), (b"Content-Length", b"2")]
+    message = Message("pOST", b"/%7e?b=%2C", fields, httpx.ByteStream(b"ab"))
+    response = await transport.handle_async_request(message)
     assert await response.aread() == b"ok"
     await response.aclose()
-    assert stream.written.startswith(b"GET /%7e?b=%2C HTTP/1.1\r\n")
+    head = b"pOST /%7e?b=%2C HTTP/1.1\r\nhOst: origin\r\nContent-Length: 2\r\n\r\n"
+    assert stream.written == head + b"ab"
     assert connection.is_idle()
 
 
