@@ -251,8 +251,9 @@ class AiohttpExchange:
             data = take_body(payload)
             while data is None:
                 self._attempt.begin("body")
-                await self._attempt.wait(self._protocol.body_waiter(payload))
-                data = take_body(payload)  # nothing, where only a chunk has ended
+                data = await self._attempt.wait(self._protocol.body_waiter(payload))
+                if data is None:
+                    data = take_body(payload)
         except Exception as error:  # noqa: BLE001  # it is raised below
             failure = self.failure(error, has_head=True)
         else:

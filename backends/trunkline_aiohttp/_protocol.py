@@ -46,6 +46,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READ_BUFFER = 131072  # bytes; reading pauses at twice this
 _END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
 _END_SIZE = len(_END)
+_MOST_DIGITS = 6  # of the size of a chunk that comes in one read
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -56,6 +57,26 @@ on_protocol_made: ContextVar[Callable[[], None] | None] = ContextVar(
     "on_protocol_made", default=None
 )
 """Called when a socket has been connected and its TLS handshake, if any, is about to begin."""
+
+
+class Body(StreamReader):
+    """aiohttp's body, which tells the protocol where chunks begin and end.
+
+    It does not remember where each ended, for `readchunk`, which nobody calls.
+    """
+
+    __slots__ = ()
+    _protocol: Handler
+
+    def begin_http_chunk_receiving(self) -> None:
+        self._protocol.is_between_chunks = False
+        if self._http_chunk_splits is None:
+            super().begin_http_chunk_receiving()
+
+    def end_http_chunk_receiving(self) -> None:
+        self._protocol.is_between_chunks = True
+        if len(self._buffer) > self._high_water_chunks:
+            self._protocol.pause_reading()
 
 
 class Handler(ResponseHandler, Reader):
@@ -71,11 +92,13 @@ class Handler(ResponseHandler, Reader):
       for ever.
     - A reset ends a body that is delimited by the end of the connection with an error, and so does
       an end of TLS without close_notify.
+    - A chunk that comes by itself to a reader who waits for it, as each event of most streams does,
+      goes past the parser: see `_pass_on`.
     """
 
     # aiohttp's own attributes are in a dict, which is larger and slower with more than 30 in it.
     __slots__ = ("_barren", "_has_final", "_is_ours", "_last_piece", "_progress", "_recent", "_tls",
-                 "delivery", "heads", "is_idle", "is_streaming", "is_untaken",
+                 "delivery", "heads", "is_between_chunks", "is_idle", "is_streaming", "is_untaken",
                  "received")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -83,7 +106,7 @@ class Handler(ResponseHandler, Reader):
         self._is_ours = self.is_idle = self.is_streaming = False
         self.delivery: Delivery | None = None
         self._tls: ssl.SSLObject | None = None
-        self.is_untaken = False
+        self.is_untaken = self.is_between_chunks = False
         self.received = 0
         self._has_final = False
         self.heads = 0
@@ -107,6 +130,8 @@ class Handler(ResponseHandler, Reader):
     # -- what the event loop and aiohttp call ------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self.is_between_chunks and self._pass_on(data):
+            return
         size = len(data)
         if not self._is_ours:
             self.received += size
@@ -142,6 +167,8 @@ class Handler(ResponseHandler, Reader):
                 self._check_end(data)
                 return
             self.is_streaming = True
+            if data[-2:] != b"\r\n":
+                self.is_between_chunks = False  # the next one may have begun
             if payload._buffer:
                 self._last_piece = payload._buffer[-1]
         # What `_check_end` needs if nothing more comes: where reading was paused, the parser holds
@@ -154,6 +181,24 @@ class Handler(ResponseHandler, Reader):
         if self._barren > _MOST_BARREN:
             self._check_progress()
 
+    def _pass_on(self, data: bytes) -> bool:
+        """Give `data` to who waits for the body, if it is one whole chunk (RFC 9112 section 7.1).
+
+        The parser has seen the chunk before to its end, and nothing behind it. It need not know of
+        this one: that spares it, and a call each for the chunk's beginning, bytes and end.
+        """
+        payload: Any = self._payload
+        waiter: asyncio.Future[bytes | None] | None = payload._waiter
+        at = data.find(b"\r\n", 0, _MOST_DIGITS + 2)
+        size = len(data) - at - 4
+        if waiter is None or waiter.done() or at < 1 or size < 1:
+            return False
+        if data[:at].lower() != b"%x" % size or data[-2:] != b"\r\n":
+            return False
+        payload._waiter = None
+        waiter.set_result(data[at + 2 : -2])
+        return True
+
     def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:
         if self._has_final:
             self._should_close = True  # a message behind the end of the response
@@ -164,6 +209,8 @@ class Handler(ResponseHandler, Reader):
             self._should_close = True
         if self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES:
             payload = EMPTY_PAYLOAD
+        if payload is not EMPTY_PAYLOAD:
+            payload.__class__ = Body
         self._payload = payload
         self.feed_data((message, payload))
 
@@ -257,7 +304,7 @@ class Handler(ResponseHandler, Reader):
 
     def begin(self, *, without_body: bool) -> None:
         """Expect a response; `without_body`: to a HEAD request."""
-        self.is_idle = self._has_final = self.is_untaken = False
+        self.is_idle = self._has_final = self.is_untaken = self.is_between_chunks = False
         self.received = self._barren = self.heads = 0
         self._progress = (0, 0)
         self._recent = self._last_piece = b""
@@ -284,9 +331,12 @@ class Handler(ResponseHandler, Reader):
         assert self._exception is not None
         raise self._exception
 
-    def body_waiter(self, payload: StreamReader) -> asyncio.Future[None]:
-        """Something to await until there is more of the body, its end or an error."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
+    def body_waiter(self, payload: StreamReader) -> asyncio.Future[bytes | None]:
+        """Something to await until there is more of the body, its end or an error.
+
+        It comes to a piece of the body, or to None where `take_body` may have one.
+        """
+        waiter: asyncio.Future[Any] = self._loop.create_future()
         payload._waiter = waiter
         return waiter
 
@@ -342,8 +392,6 @@ def take_body(payload: StreamReader) -> bytes | None:
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     payload._size = 0
-    if payload._http_chunk_splits:
-        payload._http_chunk_splits.clear()
     payload._protocol.resume_reading()
     return data
 

@@ -281,6 +281,78 @@ async def test_a_bad_chunk_that_comes_after_the_head_reaches_who_reads_the_body(
     assert translated.phase == "body"
 
 
+async def between_chunks() -> tuple[Handler, StreamReader]:
+    """A protocol whose peer has sent a whole chunk, which has been taken."""
+    handler, body = await answered(CHUNKED)
+    handler.data_received(b"1\r\nx\r\n")
+    assert take_body(body) == b"x"
+    return handler, body
+
+
+async def test_a_chunk_that_comes_by_itself_goes_past_the_parser_to_who_waits() -> None:
+    handler, body = await between_chunks()
+    waiter = handler.body_waiter(body)
+    parser, handler._parser = handler._parser, None  # pyright: ignore[reportPrivateUsage]
+
+    handler.data_received(b"A\r\n0123456789\r\n")
+
+    assert waiter.result() == b"0123456789"
+    handler._parser = parser  # pyright: ignore[reportPrivateUsage]
+    handler.data_received(b"2\r\nxy\r\n0\r\n\r\n")
+    assert take_body(body) == b"xy"
+    assert take_body(body) == b""
+
+
+@pytest.mark.parametrize(
+    "piece", [b"3\r\nabcd\r", b"3\r\nabc..", b"-3\r\nabc\r\n", b"\r\nabc\r\n", b"3\nabc\r\n\r\n"]
+)
+async def test_what_is_no_chunk_is_refused_between_chunks_too(piece: bytes) -> None:
+    handler, body = await between_chunks()
+    waiter = handler.body_waiter(body)
+
+    handler.data_received(piece)
+
+    is_told = waiter.done() and waiter.exception() is None
+    assert not is_told or waiter.result() is None
+    assert isinstance(await failure_of(read_all(body)), http_exceptions.HttpProcessingError)
+
+
+async def test_a_chunk_for_a_reader_who_has_gone_is_kept_for_the_next() -> None:
+    handler, body = await between_chunks()
+    handler.body_waiter(body).cancel()
+
+    handler.data_received(b"1\r\ny\r\n")
+
+    assert take_body(body) == b"y"
+
+
+async def test_reading_pauses_at_so_many_chunks_however_small() -> None:
+    handler, transport = connected()
+    handler.begin(without_body=False)
+    handler.data_received(CHUNKED)
+
+    handler.data_received(b"1\r\nx\r\n" * 10_000)
+
+    assert transport.is_paused
+    _, body = handler.take_head()
+    assert take_body(body)
+    assert not transport.is_paused
+    assert len(take_body(body) or b"") > 1000
+
+
+async def test_a_body_of_a_given_length_may_look_like_a_chunk_after_a_chunked_one() -> None:
+    handler, _ = await between_chunks()
+    handler.data_received(b"0\r\n\r\n")
+    handler.begin(without_body=False)
+    handler.data_received(HEAD + b"Content-Length: 8\r\n\r\n")
+    _, body = handler.take_head()
+    handler.body_waiter(body)
+
+    handler.data_received(b"3\r\nabc\r\n")
+
+    assert take_body(body) == b"3\r\nabc\r\n"
+
+
 async def read_all(body: StreamReader) -> bytes:
     data = b""
     while not body.at_eof():

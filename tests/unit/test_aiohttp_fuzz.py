@@ -304,6 +304,47 @@ def test_the_answer_to_head_ends_with_its_head(run: Callable[..., Outcome]) -> N
         assert (outcome.status, outcome.body, outcome.is_usable) == (200, b"", True)
 
 
+# --- chunks: one that comes by itself goes past the parser
+
+
+_CHUNK_SIZES = st.sampled_from([b"%x", b"%x", b"%X", b"0%x", b"%x;a=b", b"%x;3", b"%x "])
+_CHUNK_DATA = st.sampled_from(
+    [b"x", b"\r\n", b"data: 1\n\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"t", b"y" * 10, b"z" * 300]
+)
+
+
+@st.composite
+def chunks(draw: st.DrawFn) -> list[bytes]:
+    """The chunks of a body, with their frames."""
+    drawn = draw(st.lists(st.tuples(_CHUNK_SIZES, _CHUNK_DATA), min_size=1, max_size=8))
+    return [size % len(data) + b"\r\n" + data + b"\r\n" for size, data in drawn]
+
+
+@settings(max_examples=1500)
+@given(
+    parts=chunks(),
+    shifts=st.lists(st.sampled_from([0, 0, 0, 0, 1, 2, 3, 5, -1, -2, -3]), max_size=9),
+    eager=st.booleans(),
+)
+@example([b"5\r\nhello\r\n", b"3;3\r\nabc\r\n"], [0, 2, 0], False)
+@example([b"5\r\nhello\r\n", b"8;a\r\n3\r\nabc\r\n\r\n"], [0, 5, -2], False)
+def test_wherever_chunks_are_cut_their_body_is_whole(
+    run: Callable[..., Outcome], parts: list[bytes], shifts: list[int], eager: bool
+) -> None:
+    pieces = [CHUNKED, *parts, b"0\r\n\r\n"]
+    message = b"".join(pieces)
+    ends = [sum(map(len, pieces[: number + 1])) for number in range(len(pieces) - 1)]
+    for place, shift in enumerate(shifts[: len(ends)]):
+        ends[place] += shift
+
+    outcome = run(cut_at(message, *ends), eager=eager)
+
+    expected = whole(message)
+    assert expected is not None
+    assert (outcome.status, outcome.body, outcome.error) == (200, expected.body, None)
+    assert outcome.is_usable
+
+
 # --- mutated ones
 
 _BYTES = st.sampled_from(
