@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -58,10 +57,11 @@ async def _call(client: Client, url: str, load: Load, times: list[float]) -> Non
 
 async def _follow(client: Client, url: str, load: Load, times: list[float]) -> None:
     last: float | None = None
-    async for _ in client.events(url, load.headers, load.body):
-        now = perf_counter()
-        times.append(0.0 if last is None else now - last)
-        last = now
+    async with client.events(url, load.headers, load.body) as events:
+        async for _ in events:
+            now = perf_counter()
+            times.append(0.0 if last is None else now - last)
+            last = now
 
 
 def _resident() -> int:
@@ -88,18 +88,12 @@ async def streams(client: Client, target: Target, load: Load) -> Memory:
     """What each stream takes that is open, its first event read."""
     url = load.url or target.url
     async with AsyncExitStack() as stack:
-        first = client.events(url, load.headers, load.body)
-        await stack.enter_async_context(aclosing(first))
-        await anext(first)
-        before = _resident()
 
-        async def hold() -> AsyncGenerator[str]:
+        async def hold() -> None:
             stream = client.events(url, load.headers, load.body)
-            await anext(stream)
-            return stream
+            await anext(await stack.enter_async_context(stream))
 
-        held = await asyncio.gather(*(hold() for _ in range(load.in_flight)))
-        after = _resident()
-        for stream in held:
-            await stack.enter_async_context(aclosing(stream))
-        return Memory(held=load.in_flight, each=(after - before) / load.in_flight)
+        await hold()
+        before = _resident()
+        await asyncio.gather(*(hold() for _ in range(load.in_flight)))
+        return Memory(held=load.in_flight, each=(_resident() - before) / load.in_flight)

@@ -6,7 +6,7 @@ an async context manager that gives a `Client`. Only the process that measures a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 from benchmarks._model import Target
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
+Events: TypeAlias = AsyncIterator[object]
 
 
 class Client(Protocol):
@@ -26,8 +27,10 @@ class Client(Protocol):
         """The whole body of the answer; anything but a 2xx is an error."""
         ...
 
-    def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
-        """POST, and the data of each server-sent event as it comes."""
+    def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AbstractAsyncContextManager[Events]:
+        """POST, and each server-sent event as it comes, as the library's users get it."""
         ...
 
 

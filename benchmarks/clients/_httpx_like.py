@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 
 class _Response(Protocol):
@@ -39,13 +39,20 @@ class HttpxLike:
         response.raise_for_status()
         return response.content
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         async with self._client.stream("POST", url, content=body, headers=headers) as response:
             response.raise_for_status()
-            data: list[str] = []
-            async for line in response.aiter_lines():
-                if line.startswith("data:"):
-                    data.append(line[5:].strip())
-                elif not line and data:
-                    yield "\n".join(data)
-                    data.clear()
+            yield _events(response.aiter_lines())
+
+
+async def _events(lines: AsyncIterator[str]) -> Events:
+    data: list[str] = []
+    async for line in lines:
+        if line.startswith("data:"):
+            data.append(line[5:].strip())
+        elif not line and data:
+            yield "\n".join(data)
+            data.clear()

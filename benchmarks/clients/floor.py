@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import cast
 from urllib.parse import urlsplit
 
 from httptools import HttpResponseParser
 
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 
 class _Exchange(asyncio.Protocol):
@@ -84,9 +84,10 @@ class _Client:
         )
         return exchange
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AbstractAsyncContextManager[Events]:
         raise NotImplementedError("the floor reads no streams")
-        yield ""
 
     def close(self) -> None:
         for exchange in self._idle:

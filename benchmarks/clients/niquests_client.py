@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import niquests
 
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 
 class _Client:
@@ -20,17 +20,24 @@ class _Client:
         response.raise_for_status()
         return response.content or b""
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         response = await self._session.post(url, data=body, headers=dict(headers), stream=True)
         response.raise_for_status()
-        data: list[str] = []
-        async for line in response.iter_lines():
-            if line.startswith(b"data:"):
-                data.append(line[5:].strip().decode())
-            elif not line and data:
-                yield "\n".join(data)
-                data.clear()
+        yield _events(response)
         await response.close()
+
+
+async def _events(response: niquests.AsyncResponse) -> Events:
+    data: list[str] = []
+    async for line in response.iter_lines():
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip().decode())
+        elif not line and data:
+            yield "\n".join(data)
+            data.clear()
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -12,7 +12,7 @@ import httpx2
 import openai
 
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 from benchmarks.clients.trunkline_backend import config_for
 from trunkline.adapters.httpx2 import AsyncClient as OnTrunkline
 
@@ -27,9 +27,10 @@ class _Client:
         )
         return (completion.choices[0].message.content or "").encode()
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AbstractAsyncContextManager[Events]:
         raise NotImplementedError("streams are measured without the SDK")
-        yield ""
 
 
 def _make(target: Target, variant: str) -> Any:

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from pyreqwest.client import Client as Reqwest, ClientBuilder
+from pyreqwest.response import Response
 
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 
 class _Client:
@@ -24,17 +25,24 @@ class _Client:
         response = await request.build().send()
         return bytes(await response.bytes())
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         request = self._client.post(url).headers(headers).body_bytes(body or b"")
         # Unless told otherwise it reads ahead before it gives the response.
         async with request.streamed_read_buffer_limit(0).build_streamed() as response:
-            held = b""
-            while chunk := await response.body_reader.read_chunk():
-                *events, held = (held + bytes(chunk)).split(b"\n\n")
-                for event in events:
-                    lines = event.splitlines()
-                    data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
-                    yield b"\n".join(data).decode()
+            yield _events(response)
+
+
+async def _events(response: Response) -> Events:
+    held = b""
+    while chunk := await response.body_reader.read_chunk():
+        *events, held = (held + bytes(chunk)).split(b"\n\n")
+        for event in events:
+            lines = event.splitlines()
+            data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+            yield b"\n".join(data).decode()
 
 
 def _read(path: str) -> bytes:

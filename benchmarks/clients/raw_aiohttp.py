@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 
 class _Client:
@@ -21,16 +21,23 @@ class _Client:
             response.raise_for_status()
             return await response.read()
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         async with self._session.post(url, data=body, headers=headers) as response:
             response.raise_for_status()
-            data: list[str] = []
-            async for line in response.content:
-                if line.startswith(b"data:"):
-                    data.append(line[5:].strip().decode())
-                elif not line.strip() and data:
-                    yield "\n".join(data)
-                    data.clear()
+            yield _events(response.content)
+
+
+async def _events(lines: aiohttp.StreamReader) -> Events:
+    data: list[str] = []
+    async for line in lines:
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip().decode())
+        elif not line.strip() and data:
+            yield "\n".join(data)
+            data.clear()
 
 
 @asynccontextmanager

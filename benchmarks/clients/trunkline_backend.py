@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trunkline
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 
 # The pool is full here on purpose; nobody needs to be warned of it.
 logging.getLogger("trunkline").addHandler(logging.NullHandler())
@@ -25,12 +25,13 @@ class _Client:
         await response.aread()
         return response.raise_for_status().content
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         request = trunkline.Request("POST", url, headers=headers, content=body)
         async with await self.transport.send(request) as response:
-            response.raise_for_status()
-            async for event in response.aiter_sse():
-                yield event.data
+            yield response.raise_for_status().aiter_sse()
 
     async def warm(self, url: str) -> None:
         await self.transport.warm(url)

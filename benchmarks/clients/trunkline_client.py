@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trunkline
 from benchmarks._model import Target
-from benchmarks.clients import Headers
+from benchmarks.clients import Events, Headers
 from benchmarks.clients.trunkline_backend import config_for
 
 
@@ -19,11 +19,12 @@ class _Client:
         response = await self.client.request(method, url, headers=headers, content=body)
         return response.raise_for_status().content
 
-    async def events(self, url: str, headers: Headers, body: bytes | None) -> AsyncGenerator[str]:
+    @asynccontextmanager
+    async def events(
+        self, url: str, headers: Headers, body: bytes | None
+    ) -> AsyncGenerator[Events]:
         async with self.client.stream("POST", url, headers=headers, content=body) as response:
-            response.raise_for_status()
-            async for event in response.aiter_sse():
-                yield event.data
+            yield response.raise_for_status().aiter_sse()
 
     async def warm(self, url: str) -> None:
         await self.client.warm(url)

@@ -150,7 +150,6 @@ class Pieces(AsyncIterator[T]):
             raise RuntimeError("the response is closed; read the body before")
 
     async def __anext__(self) -> T:
-        response = self._response
         try:
             while True:
                 for item in self._ready:
@@ -158,6 +157,7 @@ class Pieces(AsyncIterator[T]):
                 if self._at_end:
                     self._finish()
                     continue
+                response = self._response
                 if response._reader is not self._key or response.is_closed:  # pyright: ignore[reportPrivateUsage]
                     self._check()
                     response._reader = self._key  # pyright: ignore[reportPrivateUsage]
@@ -169,11 +169,11 @@ class Pieces(AsyncIterator[T]):
                 if piece:
                     self._ready = iter(self._feed(piece))
         except TransportError as error:
-            response._fail(error)  # pyright: ignore[reportPrivateUsage]
+            self._response._fail(error)  # pyright: ignore[reportPrivateUsage]
             raise
         except BaseException:
-            if response._reader is self._key:  # pyright: ignore[reportPrivateUsage]
-                response.close()
+            if self._response._reader is self._key:  # pyright: ignore[reportPrivateUsage]
+                self._response.close()
             raise
 
     def _finish(self) -> None:

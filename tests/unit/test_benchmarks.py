@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +23,7 @@ from benchmarks._results import Results
 from benchmarks._rounds import Cell, measure, ratio
 from benchmarks._worker import ClientFailed, MissingLibrary, Worker, start
 from benchmarks._workloads import Workload
-from benchmarks.clients import Headers, Spec, specs
+from benchmarks.clients import Events, Headers, Spec, specs
 from rich.console import Console
 
 from trunkline.testing import LLMServer
@@ -272,10 +273,10 @@ def test_the_guard_counts_the_same_for_the_same_work() -> None:
                 pass
             return b""
 
-        async def events(
+        def events(
             self, url: str, headers: Headers, body: bytes | None
-        ) -> AsyncGenerator[str]:
-            yield ""
+        ) -> AbstractAsyncContextManager[Events]:
+            raise NotImplementedError
 
     def counted(steps: int) -> float:
         return asyncio.run(guard.count(Client(steps), TARGET))
