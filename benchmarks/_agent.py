@@ -1,10 +1,12 @@
-"""An agent's calls, one after the other, inside the process that is measured.
+"""Agents' calls, each agent's one after the other, inside the process that is measured.
 
 Knows the three ways to make them. Does not know which library makes them, or over what link.
 """
 
 from __future__ import annotations
 
+import asyncio
+from statistics import median
 from time import perf_counter
 from typing import Protocol, runtime_checkable
 
@@ -33,7 +35,19 @@ class CannotWarm(Exception):
 
 
 async def run(connect: Connect, agent: Agent) -> Trip:
-    """Raises CannotWarm, or what the client raises."""
+    """Raises an ExceptionGroup with CannotWarm, or what the client raises."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_one(connect, agent, number * agent.apart))
+            for number in range(agent.together)
+        ]
+    total = median(task.result() for task in tasks)
+    steps = await _steps(connect, agent) if agent.mode == "cold" else {}
+    return Trip(total=total, steps=steps)
+
+
+async def _one(connect: Connect, agent: Agent, after: float) -> float:
+    await asyncio.sleep(after)
     if agent.mode == "cold":
         return await _cold(connect, agent)
     async with connect(agent.target) as client:
@@ -44,18 +58,20 @@ async def run(connect: Connect, agent: Agent) -> Trip:
         began = perf_counter()
         for _ in range(agent.calls):
             await _call(client, agent)
-        return Trip(total=perf_counter() - began, steps={})
+        return perf_counter() - began
 
 
-async def _cold(connect: Connect, agent: Agent) -> Trip:
+async def _cold(connect: Connect, agent: Agent) -> float:
     began = perf_counter()
     for _ in range(agent.calls):
         async with connect(agent.target) as client:
             await _call(client, agent)
-    total = perf_counter() - began
+    return perf_counter() - began
+
+
+async def _steps(connect: Connect, agent: Agent) -> dict[str, float]:
     async with connect(agent.target) as client:
-        steps = await client.steps(agent.target.url) if isinstance(client, Timing) else {}
-    return Trip(total=total, steps=steps)
+        return await client.steps(agent.target.url) if isinstance(client, Timing) else {}
 
 
 async def _call(client: Client, agent: Agent) -> None:

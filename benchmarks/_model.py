@@ -81,11 +81,17 @@ Mode: TypeAlias = Literal["cold", "pooled", "warmed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """Calls one after the other, each needing the answer before it."""
+    """Calls one after the other, each needing the answer before it.
+
+    `together` of them run in the process, each with a client of its own, and begin `apart` seconds
+    after one another.
+    """
 
     mode: Mode
     target: Target
     calls: int = 20
+    together: int = 1
+    apart: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,4 +99,5 @@ class Trip:
     """What an agent's calls took, and the steps of the first one where they are known."""
 
     total: float
+    """The median, where several ran."""
     steps: dict[str, float]

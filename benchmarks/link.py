@@ -1,4 +1,4 @@
-"""An agent 50 ms away from its server, on a real network path: `python -m benchmarks.link`.
+"""Agents 50 ms away from their server, on a real network path: `python -m benchmarks.link`.
 
 Two network namespaces, each with a TUN device; a process between them reads every packet from one
 and writes it to the other 25 ms later. So it is the kernel's own TCP that pays for each round trip:
@@ -7,6 +7,7 @@ SYN, TLS and request alike. Needs Linux, root and iproute2; everything is undone
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import multiprocessing
 import os
@@ -36,6 +37,8 @@ from benchmarks.clients import Spec, specs
 RTT = 0.05
 """Seconds."""
 CALLS = 20
+AGENTS = 3
+"""In each client's process, a part of a round trip apart: none is in another's way."""
 
 _CLIENT, _SERVER = "10.213.77.1", "10.213.77.2"
 _SET_INTERFACE = 0x400454CA  # TUNSETIFF
@@ -71,8 +74,8 @@ class Trips:
     failed: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def measure(chosen: Iterable[Spec], modes: Iterable[Mode]) -> Trips:
-    """Run the agent on each client over the link. Raises OSError where it cannot be made."""
+def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGENTS) -> Trips:
+    """Run the agents on each client over the link. Raises OSError where it cannot be made."""
     client_core, server_core = cores()
     with ExitStack() as stack:
         client, server = stack.enter_context(_namespaces(server_core))
@@ -86,18 +89,20 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode]) -> Trips:
         for worker in workers:
             try:
                 worker.check()
-                _one(worker, target, modes, trips)
+                _one(worker, target, modes, agents, trips)
             except (MissingLibrary, ClientFailed) as error:
                 trips.failed[worker.spec.name] = str(error)
     return trips
 
 
-def _one(worker: Worker, target: Target, modes: Iterable[Mode], trips: Trips) -> None:
+def _one(worker: Worker, target: Target, modes: Iterable[Mode], agents: int, trips: Trips) -> None:
     _warm_up(worker, target)
     for mode in modes:
         if mode == "warmed" and not worker.spec.is_ours:
             continue
-        trip = worker.agent(Agent(mode=mode, target=target, calls=CALLS))
+        trip = worker.agent(
+            Agent(mode=mode, target=target, calls=CALLS, together=agents, apart=RTT / agents)
+        )
         trips.agents.setdefault(worker.spec.name, {})[mode] = trip.total / trips.rtt
         if trip.steps:
             steps = {step: took / trips.rtt for step, took in trip.steps.items()}
@@ -234,12 +239,16 @@ def table(trips: Trips) -> Mapping[str, list[str]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.link")
+    parser.add_argument("--agents", type=int, default=AGENTS, help="at a time in each process")
+    agents = parser.parse_args().agents
     reason = why_not()
     if reason is not None:
         raise SystemExit(f"skipped: {reason}")
     clean_up_when_told_to_end()
     modes: tuple[Mode, ...] = get_args(Mode)
-    trips = measure((spec for spec in specs().values() if not spec.is_sdk), modes)
+    chosen = [spec for spec in specs().values() if not spec.is_sdk]
+    trips = measure(chosen, modes, agents=agents)
     print(f"round trips ({trips.rtt * 1000:.1f} ms) of a {CALLS}-call agent over TLS")
     print(f"{'':22}" + "".join(f"{mode:>10}" for mode in modes))
     for name, row in table(trips).items():
