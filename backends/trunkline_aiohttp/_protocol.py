@@ -46,7 +46,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 _READ_BUFFER = 131072  # bytes; reading pauses at twice this
 _END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
 _END_SIZE = len(_END)
-_MOST_DIGITS = 6  # of the size of a chunk that comes in one read
+_OF_THREE_DIGITS = 2 + 0xFF + 2 + 3  # bytes of a chunk, with all that is around its data
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -187,16 +187,20 @@ class Handler(ResponseHandler, Reader):
         The parser has seen the chunk before to its end, and nothing behind it. It need not know of
         this one: that spares it, and a call each for the chunk's beginning, bytes and end.
         """
-        payload: Any = self._payload
+        whole, payload = len(data), self._payload
+        digits = 2 if whole < _OF_THREE_DIGITS else 3
+        head = b"%x\r\n" % (whole - digits - 4)
         waiter: asyncio.Future[bytes | None] | None = payload._waiter
-        at = data.find(b"\r\n", 0, _MOST_DIGITS + 2)
-        size = len(data) - at - 4
-        if waiter is None or waiter.done() or at < 1 or size < 1:
-            return False
-        if data[:at].lower() != b"%x" % size or data[-2:] != b"\r\n":
+        if (
+            waiter is None
+            or not data.startswith((head, head.upper()))
+            or not data.endswith(b"\r\n")
+            or len(head) != digits + 2
+            or waiter.done()
+        ):
             return False
         payload._waiter = None
-        waiter.set_result(data[at + 2 : -2])
+        waiter.set_result(data[digits + 2 : -2])
         return True
 
     def _accept(self, message: RawResponseMessage, payload: StreamReader) -> None:

@@ -14,7 +14,7 @@ from trunkline._errors import LimitExceeded
 
 MAX_EVENT_SIZE = 16 * 1024 * 1024
 
-_BLANK, _LINE, _CR = b"\n\n", b"data: ", ord("\r")
+_BLANK, _CR = b"\n\n", ord("\r")
 _EVENT, _DATA, _BETWEEN = "event: ", "data: ", "\n\ndata: "
 _BOM = b"\xef\xbb\xbf"
 # A longer number of milliseconds is no time anyone waits, and int() itself refuses 4,301 digits.
@@ -82,17 +82,17 @@ class SSEDecoder:
             LimitExceeded: a line or an event is larger than `max_event_size`. The decoder is of no
                 more use, and events completed earlier in the same chunk are lost.
         """
-        if self._is_between and len(chunk) <= self._max:
-            # One event of one line in a chunk of its own: most of what models send.
-            end = len(chunk) - len(_BLANK)
-            if (
-                chunk.find(b"\n") == end
-                and chunk[end:] == _BLANK
-                and chunk[: len(_LINE)] == _LINE
-                and _CR not in chunk
-            ):
-                data = chunk[len(_LINE) : end].decode("utf-8", "replace")
-                return [_new(ServerSentEvent, ("message", data, self._id, None))]
+        # One event of one line in a chunk of its own: most of what models send.
+        if (
+            self._is_between
+            and chunk.startswith(b"data: ")
+            and chunk.endswith(b"\n\n")
+            and chunk.count(b"\n") == 2
+            and _CR not in chunk
+            and len(chunk) <= self._max
+        ):
+            data = chunk[6:-2].decode("utf-8", "replace")
+            return [_new(ServerSentEvent, ("message", data, self._id, None))]
         events = self._feed(chunk) if chunk else []
         self._is_between = self._started and not (self._after_cr or self._is_inside)
         return events

@@ -281,6 +281,9 @@ async def test_a_bad_chunk_that_comes_after_the_head_reaches_who_reads_the_body(
     assert translated.phase == "body"
 
 
+LIKE_A_CHUNK = b"10\r\n0123456789abcdef\r\n"
+
+
 async def between_chunks() -> tuple[Handler, StreamReader]:
     """A protocol whose peer has sent a whole chunk, which has been taken."""
     handler, body = await answered(CHUNKED)
@@ -289,14 +292,15 @@ async def between_chunks() -> tuple[Handler, StreamReader]:
     return handler, body
 
 
-async def test_a_chunk_that_comes_by_itself_goes_past_the_parser_to_who_waits() -> None:
+@pytest.mark.parametrize("size", [b"10", b"1a", b"1A", b"ff", b"FF", b"100", b"abc", b"fff"])
+async def test_a_chunk_that_comes_by_itself_goes_past_the_parser_to_who_waits(size: bytes) -> None:
     handler, body = await between_chunks()
     waiter = handler.body_waiter(body)
     parser, handler._parser = handler._parser, None  # pyright: ignore[reportPrivateUsage]
 
-    handler.data_received(b"A\r\n0123456789\r\n")
+    handler.data_received(size + b"\r\n" + bytes(int(size, 16)) + b"\r\n")
 
-    assert waiter.result() == b"0123456789"
+    assert waiter.result() == bytes(int(size, 16))
     handler._parser = parser  # pyright: ignore[reportPrivateUsage]
     handler.data_received(b"2\r\nxy\r\n0\r\n\r\n")
     assert take_body(body) == b"xy"
@@ -304,7 +308,15 @@ async def test_a_chunk_that_comes_by_itself_goes_past_the_parser_to_who_waits() 
 
 
 @pytest.mark.parametrize(
-    "piece", [b"3\r\nabcd\r", b"3\r\nabc..", b"-3\r\nabc\r\n", b"\r\nabc\r\n", b"3\nabc\r\n\r\n"]
+    "piece",
+    [
+        b"10\r\n0123456789abcdef..",
+        b"10\r\n0123456789abcdefg\r",
+        b"10\r\n0123456789abcdefg\r\n",
+        b"ff\r\n%b\r\r\n" % bytes(255),
+        b"-10\r\n0123456789abcdef\r\n",
+        b"\r\n0123456789abcdef\r\n",
+    ],
 )
 async def test_what_is_no_chunk_is_refused_between_chunks_too(piece: bytes) -> None:
     handler, body = await between_chunks()
@@ -321,9 +333,9 @@ async def test_a_chunk_for_a_reader_who_has_gone_is_kept_for_the_next() -> None:
     handler, body = await between_chunks()
     handler.body_waiter(body).cancel()
 
-    handler.data_received(b"1\r\ny\r\n")
+    handler.data_received(LIKE_A_CHUNK)
 
-    assert take_body(body) == b"y"
+    assert take_body(body) == b"0123456789abcdef"
 
 
 async def test_reading_pauses_at_so_many_chunks_however_small() -> None:
@@ -344,13 +356,13 @@ async def test_a_body_of_a_given_length_may_look_like_a_chunk_after_a_chunked_on
     handler, _ = await between_chunks()
     handler.data_received(b"0\r\n\r\n")
     handler.begin(without_body=False)
-    handler.data_received(HEAD + b"Content-Length: 8\r\n\r\n")
+    handler.data_received(HEAD + b"Content-Length: %d\r\n\r\n" % len(LIKE_A_CHUNK))
     _, body = handler.take_head()
     handler.body_waiter(body)
 
-    handler.data_received(b"3\r\nabc\r\n")
+    handler.data_received(LIKE_A_CHUNK)
 
-    assert take_body(body) == b"3\r\nabc\r\n"
+    assert take_body(body) == LIKE_A_CHUNK
 
 
 async def read_all(body: StreamReader) -> bytes:

@@ -308,8 +308,9 @@ def test_the_answer_to_head_ends_with_its_head(run: Callable[..., Outcome]) -> N
 
 
 _CHUNK_SIZES = st.sampled_from([b"%x", b"%x", b"%X", b"0%x", b"%x;a=b", b"%x;3", b"%x "])
+_LIKE_A_CHUNK = b"10\r\n0123456789abcdef\r\n"
 _CHUNK_DATA = st.sampled_from(
-    [b"x", b"\r\n", b"data: 1\n\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"t", b"y" * 10, b"z" * 300]
+    [b"x", b"\r\n", b"0\r\n\r\n", _LIKE_A_CHUNK, b"y" * 16, b"z" * 255, b"z" * 256, b"z" * 5000]
 )
 
 
@@ -326,8 +327,8 @@ def chunks(draw: st.DrawFn) -> list[bytes]:
     shifts=st.lists(st.sampled_from([0, 0, 0, 0, 1, 2, 3, 5, -1, -2, -3]), max_size=9),
     eager=st.booleans(),
 )
-@example([b"5\r\nhello\r\n", b"3;3\r\nabc\r\n"], [0, 2, 0], False)
-@example([b"5\r\nhello\r\n", b"8;a\r\n3\r\nabc\r\n\r\n"], [0, 5, -2], False)
+@example([b"5\r\nhello\r\n", b"10;" + _LIKE_A_CHUNK], [0, 3, 0], False)
+@example([b"5\r\nhello\r\n", b"16;a\r\n%b\r\n" % _LIKE_A_CHUNK], [0, 6, -2], False)
 def test_wherever_chunks_are_cut_their_body_is_whole(
     run: Callable[..., Outcome], parts: list[bytes], shifts: list[int], eager: bool
 ) -> None:
