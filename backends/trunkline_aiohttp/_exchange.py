@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trunkline
 from trunkline import Attempt, Request
 from trunkline.tcp import watched
-from trunkline_aiohttp._protocol import Handler, is_taken, take_body
+from trunkline_aiohttp._protocol import Handler, is_taken, take_body, take_rest
 from trunkline_aiohttp._translate import exchange_error
 from trunkline_aiohttp._upload import SLICE, Upload
 
@@ -244,6 +244,12 @@ class AiohttpExchange:
         # A refusal while the body is being sent: the rest is of no use (RFC 9112 section 9.3).
         if self.upload is not None and message.code >= 300:
             self._stop_upload()
+
+    def take_rest(self) -> bytes | None:
+        rest = take_rest(self._payload)
+        if rest is not None:
+            self._finish()
+        return rest
 
     async def read(self) -> bytes:
         payload = self._payload

@@ -187,7 +187,8 @@ class Handler(ResponseHandler, Reader):
         The parser has seen the chunk before to its end, and nothing behind it. It need not know of
         this one: that spares it, and a call each for the chunk's beginning, bytes and end.
         """
-        whole, payload = len(data), self._payload
+        payload: Any = self._payload
+        whole = len(data)
         digits = 2 if whole < _OF_THREE_DIGITS else 3
         head = b"%x\r\n" % (whole - digits - 4)
         waiter: asyncio.Future[bytes | None] | None = payload._waiter
@@ -398,6 +399,12 @@ def take_body(payload: StreamReader) -> bytes | None:
     payload._size = 0
     payload._protocol.resume_reading()
     return data
+
+
+def take_rest(payload: StreamReader) -> bytes | None:
+    """All that is left of a body, if it is here to its end; else None."""
+    is_here = payload is EMPTY_PAYLOAD or (payload._eof and payload._exception is None)
+    return take_body(payload) if is_here else None
 
 
 def is_taken(payload: StreamReader) -> bool:

@@ -21,8 +21,9 @@ T = TypeVar("T")
 class BodyStream(Protocol):
     """Where a response reads its body from.
 
-    It may have an attribute `is_over`: nothing more comes, that is known without a read; and a
-    coroutine method `aclose`, to close it for who may wait.
+    It may have an attribute `is_over`: nothing more comes, that is known without a read; a method
+    `take_rest`: what is left, if all of it is here, else None; and a coroutine method `aclose`, to
+    close it for who may wait.
     """
 
     async def read(self) -> bytes:

@@ -224,7 +224,8 @@ class Exchange(Protocol):
     """A response whose head has arrived, on a connection.
 
     It may have an attribute `is_over`, which says with the last piece of the body already that
-    nothing more comes.
+    nothing more comes; and a method `take_rest`, which gives what is left of the body if all of it
+    is here, else None, and raises nothing.
     """
 
     status_code: int

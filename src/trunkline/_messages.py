@@ -331,9 +331,12 @@ class Response:
                 return self._content
             stream, self._reader = self._stream, _ALL
             try:
-                content = await stream.read()
-                if not getattr(stream, "is_over", False):
-                    content = await _read_on(stream, content)
+                take_rest = getattr(stream, "take_rest", None)
+                content: bytes | None = None if take_rest is None else take_rest()
+                if content is None:
+                    content = await stream.read()
+                    if not getattr(stream, "is_over", False):
+                        content = await _read_on(stream, content)
             except BaseException:
                 self.close()
                 raise

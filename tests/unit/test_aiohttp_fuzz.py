@@ -189,7 +189,7 @@ async def exchange(
         transport = Transport(handler, client)
         handler.connection_made(transport)
         connection = AiohttpConnection(None, handler, None, reads=None)
-        task = asyncio.create_task(_run(connection, method))
+        task = asyncio.create_task(_run(connection, method, at_once=eager))
         await asyncio.sleep(0)
         for piece in pieces:
             if not transport.is_closing():
@@ -210,12 +210,14 @@ async def exchange(
         return outcome
 
 
-async def _run(connection: AiohttpConnection, method: str) -> Outcome:
+async def _run(connection: AiohttpConnection, method: str, *, at_once: bool) -> Outcome:
     attempt: Any = Attempt()
     outcome = Outcome()
     try:
         running = await connection.exchange(Request(method, "http://origin/"), attempt)
         outcome.status = running.status_code
+        if at_once and (rest := running.take_rest()) is not None:
+            outcome.body = rest
         while piece := await running.read():
             outcome.body += piece
     except TransportError as error:

@@ -67,6 +67,16 @@ class LeasedBody:
         self._last = piece
         return piece
 
+    def take_rest(self) -> bytes | None:
+        """What is left, if all of it is here: most answers that are no streams. Else None."""
+        take_rest = getattr(self._exchange, "take_rest", None)
+        if take_rest is None or self._lease is None or self._call.home.pool.is_closed:
+            return None
+        rest: bytes | None = take_rest()
+        if rest is not None:
+            self._end()
+        return rest
+
     def _no_longer_ours(self) -> TransportError:
         error: TransportError
         if self._call.home.pool.is_closed:

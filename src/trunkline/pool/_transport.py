@@ -96,7 +96,7 @@ class PooledTransport(ABC):
             call.watch = Watch(self._observers, request.origin, identity, request)
             call.watch.start("request")
         while True:
-            lease = None
+            lease = exchange = None
             try:
                 is_fresh = call.attempts > 0
                 lease = home.pool.acquire_nowait(request.origin, fresh=is_fresh)
@@ -115,6 +115,8 @@ class PooledTransport(ABC):
                 exchange = await pooled.connection.exchange(request, call)
                 return _respond(call, exchange, lease, pooled)
             except BaseException as error:
+                if exchange is not None:
+                    exchange.close()
                 if not _may_go_on(call, lease, error):
                     raise
 
