@@ -216,10 +216,10 @@ async def _run(connection: AiohttpConnection, method: str, *, at_once: bool) -> 
     try:
         running = await connection.exchange(Request(method, "http://origin/"), attempt)
         outcome.status = running.status_code
-        if at_once and (rest := running.take_rest()) is not None:
-            outcome.body = rest
-        while piece := await running.read():
+        rest = running.take_rest() if at_once else None
+        while rest is None and (piece := await running.read()):
             outcome.body += piece
+        outcome.body += rest or b""
     except TransportError as error:
         outcome.error = error
         connection.close()
