@@ -182,11 +182,11 @@ def full() -> list[Workload]:
 
 def quick() -> list[Workload]:
     """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
-    beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest")
+    beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest", "trunkline-client", FLOOR)
     return [
-        *(_small("plain", (n,), 0.07, 10, *beside) for n in (1, 20)),
-        *(_small("plain", (n,), 0.07, 3, "trunkline-httpx", "httpx") for n in (1, 20)),
-        _small("plain", (100,), 0.06, 10, *beside, "trunkline-client", FLOOR),
+        # Together, so that the rounds of each are spread over more time than a bad moment takes.
+        _small("plain", (1, 20, 100), 0.06, 10, *beside),
+        _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
         _small("plain", (100,), 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
         _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),
