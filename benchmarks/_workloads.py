@@ -188,13 +188,13 @@ def quick() -> list[Workload]:
         _small("plain", (1, 20, 100), 0.06, 10, *beside),
         _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
-        _small("plain", (100,), 0.1, 2, "trunkline-httpx", "httpx"),  # a second for each round
+        _small("plain", (100,), 0.1, 1, "trunkline-httpx", "httpx"),  # it takes a second
         _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),
-        _small("http2", (1,), 0.07, 6, "trunkline-aiohttp", "httpx", "httpx2"),
+        _small("http2", (1,), 0.07, 4, "trunkline-aiohttp", "httpx", "httpx2"),
         _small("http2", (20, 100), 0.1, 2, "trunkline-aiohttp", "httpx", "httpx2"),
         _growth(0.1, 3),
-        _saturated(0.15, 4),  # to start 1,000 callers takes a part of each round
-        _stream("bursts", 500, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _saturated(0.15, 6),  # to start 1,000 callers takes a part of each round
+        _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("paced", 60, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("paced", 45, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -86,9 +86,12 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGEN
         path = f"/run/netns/{client}"
         trips = Trips(rtt=_round_trip(path, urlsplit(nginx.plain).port or 0, client_core))
         workers = [stack.enter_context(start(spec, client_core, namespace=path)) for spec in chosen]
-        for worker in workers:
+        with ThreadPoolExecutor(len(workers) or 1) as pool:
+            ready = [pool.submit(_warm_up, worker, target) for worker in workers]
+            wait(ready)
+        for worker, warmed in zip(workers, ready, strict=True):
             try:
-                worker.check()
+                warmed.result()
                 _one(worker, target, modes, agents, trips)
             except (MissingLibrary, ClientFailed) as error:
                 trips.failed[worker.spec.name] = str(error)
@@ -96,7 +99,6 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGEN
 
 
 def _one(worker: Worker, target: Target, modes: Iterable[Mode], agents: int, trips: Trips) -> None:
-    _warm_up(worker, target)
     for mode in modes:
         if mode == "warmed" and not worker.spec.is_ours:
             continue
@@ -111,6 +113,7 @@ def _one(worker: Worker, target: Target, modes: Iterable[Mode], agents: int, tri
 
 def _warm_up(worker: Worker, target: Target) -> None:
     """A process' first calls are not the link's: imports, and code that has not run before."""
+    worker.check()
     worker.open(target)
     worker.round(Load(in_flight=_WARMING, seconds=_WARMING_SECONDS))
     worker.close()
