@@ -166,7 +166,8 @@ def full() -> list[Workload]:
         loads=(Load(in_flight=20, calls=1000, headers=(*_HEADERS, ("Connection", "close"))),),
     )
     return [
-        *(_small("plain", (n,), 0.3, 4) for n in (1, 20, 100, 500)),
+        _small("plain", (1, 20, 100), 0.15, 8),
+        _small("plain", (500,), 0.3, 4),
         *(_small("tls", (n,), 0.25, 3) for n in (1, 20, 100, 500)),
         *(_small("http2", (n,), 0.3, 3) for n in (1, 20, 100, 500)),
         *bodies,
@@ -174,7 +175,7 @@ def full() -> list[Workload]:
         _growth(0.3, 3),
         _saturated(0.3, 3, "aiohttp", "pyreqwest"),
         _sdk(0.4, 3),
-        _stream("bursts", 500, 2),
+        _stream("bursts", 500, 4),
         _stream("unpaced", 500, 2),
         _stream("paced", 250, 2),
     ]
