@@ -89,9 +89,9 @@ class Agent:
 
     mode: Mode
     target: Target
-    calls: int = 20
-    together: int = 1
-    apart: float = 0.0
+    calls: int
+    together: int
+    apart: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

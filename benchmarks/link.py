@@ -243,7 +243,9 @@ def table(trips: Trips) -> Mapping[str, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.link")
-    parser.add_argument("--agents", type=int, default=AGENTS, help="at a time in each process")
+    parser.add_argument(
+        "--agents", type=int, choices=range(1, 6), default=AGENTS, help="at a time in each process"
+    )
     agents = parser.parse_args().agents
     reason = why_not()
     if reason is not None:
