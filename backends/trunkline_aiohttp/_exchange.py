@@ -110,7 +110,7 @@ class AiohttpConnection:
         else:
             return exchange
         finally:
-            self.delivery.end()
+            self.delivery.end(attempt.bytes_sent)
         exchange.close()
         raise failure
 

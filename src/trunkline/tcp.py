@@ -16,8 +16,8 @@ from typing import Protocol
 _MOST_UNSENT = 131072  # bytes
 _WARY_EXCHANGES = 32
 _WARY_SECONDS = 1.0
-# state, bytes_acked and data_segs_out of struct tcp_info in linux/tcp.h
-_INFO = struct.Struct("=B119xQ28xI")
+# state, bytes_acked, bytes_sent and bytes_retrans of struct tcp_info in linux/tcp.h (Linux 4.19)
+_INFO = struct.Struct("=B119xQ72xQQ")
 _CLOSED, _CLOSE_WAIT = 7, 8  # of the states in linux/tcp_states.h
 
 
@@ -35,21 +35,31 @@ class Socket(Protocol):
 class Delivery:
     """Whether the peer's kernel took any byte of the request under way, on one connection.
 
+    To know it, the kernel is asked before a request is written. On a connection that is in steady
+    use it need not be: its counts have moved by the bytes that were sent since, all of which have
+    been acknowledged if the connection was fit to be used again. Where they have not, or not all
+    were counted, the sum is not what the kernel says after the failure, and nothing is proved.
+
     Args:
         sock: the connected socket, or None where nothing can be known.
-        is_closed_early: its owner closes it before it tells of the end: keep a duplicate of it
+        is_closed_early: TLS on it closes it before it tells of the end: keep a duplicate of it
             while a request awaits its answer.
+
+    Attributes:
+        is_under_tls: the bytes that are sent are not those that the kernel counts.
     """
 
-    __slots__ = ("_before", "_is_apart", "_is_closed_early", "_rested_at", "_reuses", "_socket",
-                 "_twin")  # fmt: skip
+    __slots__ = ("_before", "_is_apart", "_is_awaited", "_is_closed_early", "_rested_at", "_reuses",
+                 "_sent", "_socket", "_twin", "is_under_tls")  # fmt: skip
 
     def __init__(self, sock: Socket | None, *, is_closed_early: bool = False) -> None:
         self._socket = sock
         self._is_closed_early = is_closed_early
         self._twin: socket.socket | None = None
         self._before = b""
-        self._is_apart = False
+        self._sent = 0  # bytes since `_before`
+        self._is_awaited = self._is_apart = False
+        self.is_under_tls = is_closed_early
         self._reuses = 0
         self._rested_at = monotonic()
 
@@ -62,19 +72,23 @@ class Delivery:
             young, and after a rest. `head_sent` then tells where the one ends.
         """
         sock = self._socket
-        self._is_apart = False
         if sock is None:
             return False
-        before = self._before = _read(sock)
         self._reuses += 1
+        self._is_awaited, self._is_apart = True, False
+        is_young = self._reuses <= _WARY_EXCHANGES
+        is_wary = is_young or monotonic() - self._rested_at >= _WARY_SECONDS
+        if is_wary or self.is_under_tls or not self._before:
+            self._ask(sock)
+        return is_wary and self._before != b""
+
+    def _ask(self, sock: Socket) -> None:
+        self._before, self._sent = _read(sock), 0
         if self._is_closed_early:
             try:
                 self._twin = sock.dup()
             except OSError:  # it is closed, or there are no more descriptors
-                before = self._before = b""
-        if not before:
-            return False
-        return self._reuses <= _WARY_EXCHANGES or monotonic() - self._rested_at >= _WARY_SECONDS
+                self._before = b""
 
     def head_sent(self) -> None:
         """The head has been handed to the kernel, and no byte of the body yet."""
@@ -82,12 +96,18 @@ class Delivery:
         if sock is None or not self._before:
             return
         now = _read(sock)
-        self._is_apart = now != b"" and _INFO.unpack(now)[2] > _INFO.unpack(self._before)[2]
+        self._is_apart = now != b"" and _counts(now)[2] > self._counts_before()[1]
 
-    def end(self) -> None:
-        """The request has been answered, or has failed. Idempotent."""
-        self._before = b""
+    def end(self, sent: int) -> None:
+        """The request has been answered, or has failed. Idempotent.
+
+        Args:
+            sent: the bytes of it that have been handed to the kernel; fewer, where not all were.
+        """
         self._rested_at = monotonic()
+        if self._is_awaited:
+            self._is_awaited = False
+            self._sent += sent
         if self._twin is not None:
             self._twin.close()
             self._twin = None
@@ -103,19 +123,23 @@ class Delivery:
         Anything unknown is no proof.
         """
         sock = self._twin or self._socket
-        if sock is None or not self._before:
+        if sock is None or not self._before or not self._is_awaited:
             return False
         now = _read(sock)
         if not now:
             return False
-        _, acked_before, segments_before = _INFO.unpack(self._before)
-        state, acked, segments = _INFO.unpack(now)
+        state, acked, sent = _counts(now)
+        acked_before, sent_before = self._counts_before()
         if acked != acked_before:
             return False
         if state == _CLOSE_WAIT:
             return True
-        is_unsent = segments == segments_before
-        return state == _CLOSED and (has_fin or is_unsent or self._is_apart)
+        return state == _CLOSED and (has_fin or sent == sent_before or self._is_apart)
+
+    def _counts_before(self) -> tuple[int, int]:
+        """What had been acknowledged, and sent, when the request began."""
+        _, acked, sent = _counts(self._before)
+        return acked + self._sent, sent + self._sent
 
 
 def _read(sock: Socket) -> bytes:
@@ -125,6 +149,12 @@ def _read(sock: Socket) -> bytes:
     except (OSError, ValueError):  # it is closed; uvloop says so with the latter
         return b""
     return info if len(info) == _INFO.size else b""
+
+
+def _counts(info: bytes) -> tuple[int, int, int]:
+    """The state; how many bytes the peer has acknowledged, and how many have been sent to it."""
+    state, acked, sent, sent_again = _INFO.unpack(info)
+    return state, acked, sent - sent_again
 
 
 def limit_unsent(sock: socket.socket) -> None:

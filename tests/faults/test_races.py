@@ -17,7 +17,16 @@ from tests.faults.races import Race, Result, races, run
 
 from trunkline import Client, RemoteDisconnected
 from trunkline.testing import Certificates
-from trunkline.testing._script import answer, expect_request, fin, response, rst, serve, wait
+from trunkline.testing._script import (
+    answer,
+    expect_request,
+    fin,
+    repeat,
+    response,
+    rst,
+    serve,
+    wait,
+)
 from trunkline.testing._servers import ScriptedServer
 from trunkline_aiohttp._exchange import AiohttpConnection
 from trunkline_httpx._exchange import Http1Connection
@@ -115,14 +124,17 @@ async def test_a_stream_of_which_a_piece_was_taken_is_not_sent_again(backend: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is proved")
+@pytest.mark.parametrize("before", [1, 40], ids=["young", "in steady use"])
 @pytest.mark.parametrize("backend", CONNECTIONS)
 async def test_a_stream_of_which_nothing_was_taken_is_sent_again(
-    backend: str, monkeypatch: pytest.MonkeyPatch
+    backend: str, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = Pieces()
-    with ScriptedServer([answer(PAGE), wait("reset"), rst()], serve(PAGE)) as server:
+    script = [repeat(before, [answer(PAGE)]), wait("reset"), rst()]
+    with ScriptedServer(script, serve(PAGE)) as server:
         async with Client(backend=backend) as client:
-            await client.get(server.url)
+            for _ in range(before):
+                await client.post(server.url, content=b"piece")
             server.open("reset")
             while server.open_connections:  # and the event loop sees nothing of it
                 time.sleep(0.001)  # noqa: ASYNC251
@@ -132,5 +144,5 @@ async def test_a_stream_of_which_nothing_was_taken_is_sent_again(
                 assert (await client.post(server.url, content=content)).content == b"page"
 
             assert client.snapshot().created == 2
-            assert (content.asked, len(server.requests)) == (1, 2)
-            assert server.requests[1].body == b"piece"
+            assert (content.asked, len(server.requests)) == (1, before + 1)
+            assert server.requests[-1].body == b"piece"

@@ -36,11 +36,13 @@ class Pair:
     def __post_init__(self) -> None:
         self.delivery = watched(self.client)
 
-    def exchange(self) -> None:
+    def exchange(self, *, counted: int = len(WHOLE)) -> None:
+        self.delivery.begin()
         self.client.sendall(WHOLE)
         self.read_request()
         self.server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         self.client.recv(65536)
+        self.delivery.end(counted)
 
     def send(self, *, apart: bool = False) -> None:
         """Write a request as a backend does."""
@@ -74,8 +76,8 @@ class Pair:
         assert poll.poll(5000), "no reset came"
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
+@pytest.fixture(params=[20, 40], ids=["young", "in steady use"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
@@ -83,11 +85,12 @@ def pair() -> Iterator[Pair]:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made = Pair(client, server)
-        # A young connection acknowledges at once what later waits for an answer to go with.
-        for _ in range(20):
+        # A young connection acknowledges at once what later waits for an answer to go with. One in
+        # steady use is not asked what it has acknowledged before each request.
+        for _ in range(request.param):
             made.exchange()
         yield made
-        made.delivery.end()
+        made.delivery.end(0)
 
 
 either_way = pytest.mark.parametrize("apart", [False, True], ids=["one segment", "two segments"])
@@ -145,7 +148,7 @@ def test_the_proof_holds_where_the_owner_has_closed_the_socket(pair: Pair) -> No
     pair.client.close()
 
     assert early.is_untaken(has_fin=False)
-    early.end()
+    early.end(0)
 
 
 # --- not proved
@@ -191,6 +194,32 @@ def test_a_head_that_the_kernel_held_back_is_no_segment(pair: Pair) -> None:
 
 
 @linux
+def test_what_was_sent_and_not_counted_proves_nothing(pair: Pair) -> None:
+    for _ in range(40):
+        pair.exchange(counted=len(HEAD))
+    pair.server.close()
+    pair.await_end()
+    pair.send()
+    pair.await_reset()
+
+    assert not pair.delivery.is_untaken(has_fin=True)
+
+
+@linux
+def test_under_tls_the_kernel_is_asked_before_each_request(pair: Pair) -> None:
+    """It counts what TLS adds."""
+    pair.delivery.is_under_tls = True
+    for _ in range(40):
+        pair.exchange(counted=0)
+    pair.server.close()
+    pair.await_end()
+    pair.send()
+    pair.await_reset()
+
+    assert pair.delivery.is_untaken(has_fin=True)
+
+
+@linux
 def test_of_a_connection_that_is_open_nothing_is_proved(pair: Pair) -> None:
     pair.delivery.begin()
 
@@ -200,8 +229,8 @@ def test_of_a_connection_that_is_open_nothing_is_proved(pair: Pair) -> None:
 @linux
 def test_the_proof_is_of_one_request(pair: Pair) -> None:
     pair.delivery.begin()
-    pair.delivery.end()
-    pair.delivery.end()
+    pair.delivery.end(0)
+    pair.delivery.end(0)
     pair.reset()
     pair.await_reset()
 
@@ -270,7 +299,7 @@ def test_on_another_system_nothing_is_proved(pair: Pair, monkeypatch: pytest.Mon
     assert not delivery.begin()
     delivery.head_sent()
     assert not delivery.is_untaken(has_fin=True)
-    delivery.end()
+    delivery.end(0)
 
 
 # --- when a body goes apart
@@ -288,7 +317,7 @@ def test_a_body_goes_apart_while_a_connection_is_young_or_has_rested(
         nonlocal now
         now += rest
         answer = delivery.begin()
-        delivery.end()
+        delivery.end(0)
         return answer
 
     assert [is_apart(0.0) for _ in range(33)] == [True] * 32 + [False]

@@ -98,7 +98,7 @@ class Wire:
             has_fin = self._has_ended or isinstance(self._failure, BrokenPipeError)
             self._attempt.is_untaken = self._stream.delivery.is_untaken(has_fin=has_fin)
             self.awaits_head = False
-        self._stream.delivery.end()
+        self._stream.delivery.end(0)
         if self.is_sending:
             self._stream.abort()  # or the system goes on sending what it has of the request
         else:
@@ -236,7 +236,7 @@ class Wire:
     def head_done(self) -> None:
         """The final response head has come, or is not waited for any more."""
         self.awaits_head = False
-        self._stream.delivery.end()
+        self._stream.delivery.end(self._attempt.bytes_sent)
 
     async def body(self) -> bytes:
         """Some bytes of the body as they came, its framing included; b"" when there are no more.

@@ -198,6 +198,7 @@ class TLSStream(Stream):
         self._inner = inner
         self.peer = inner.peer
         self.delivery = inner.delivery
+        self.delivery.is_under_tls = True
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._encrypted = memoryview(b"")
