@@ -11,9 +11,12 @@ import asyncio
 import select
 from typing import TYPE_CHECKING, Any
 
+from multidict import istr
+
 import trunkline
 from trunkline import Attempt, Request
 from trunkline.tcp import watched
+from trunkline_aiohttp._direct import writer
 from trunkline_aiohttp._protocol import Handler, is_taken, take_body, take_rest
 from trunkline_aiohttp._translate import exchange_error
 from trunkline_aiohttp._upload import SLICE, Upload
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_INTERIM = 100
 _PENDING = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
+_TRANSFER_ENCODING = istr("Transfer-Encoding")  # found at once, where a str is folded first
 _VERSIONS = {(1, 1): "HTTP/1.1", (1, 0): "HTTP/1.0"}
 
 
@@ -55,6 +59,7 @@ class AiohttpConnection:
         self.peer = peer_name(transport.get_extra_info("peername"))
         self._loop = asyncio.get_running_loop()
         self._socket = transport.get_extra_info("socket")
+        self._write = writer(transport)
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), _PENDING)
         self._is_reused = self._is_cut = self._was_read = False
@@ -130,12 +135,14 @@ class AiohttpConnection:
         kind = (request.method, request.path, fields.pairs)
         if kind != self._kind:  # mostly a request has the head of the one before
             self._kind, self._head = kind, self._make_head(request)
-        framing = request.framing()
-        end = b"\r\n" if framing is None else b"%b: %b\r\n\r\n" % framing
         if fields.controls and "close" in ",".join(fields.controls.get("connection", ())).lower():
             self.protocol.force_close()
-        data = b"%b%b%b" % (self._head, end, body)
-        self.transport.write(data)
+        framing = request.framing()
+        if framing is None:
+            data = b"%b\r\n%b" % (self._head, body)
+        else:
+            data = b"%b%b: %b\r\n\r\n%b" % (self._head, *framing, body)
+        self._write(data)
         return len(data)
 
     def _make_head(self, request: Request) -> bytes:
@@ -229,8 +236,8 @@ class AiohttpExchange:
 
     def _accept(self, message: RawResponseMessage) -> None:
         headers, version = message.headers, message.version
-        if "Transfer-Encoding" in headers:
-            _check_codings(headers.getall("Transfer-Encoding"))
+        if _TRANSFER_ENCODING in headers:
+            _check_codings(headers.getall(_TRANSFER_ENCODING))
         name = _VERSIONS.get(version)
         if name is None:
             raise trunkline.RemoteProtocolError("the response is of another version than HTTP/1")

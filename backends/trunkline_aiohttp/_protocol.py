@@ -27,7 +27,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection as Opened
-from aiohttp.helpers import _EXC_SENTINEL, EMPTY_BODY_STATUS_CODES
+from aiohttp.helpers import _EXC_SENTINEL, EMPTY_BODY_STATUS_CODES, TimerNoop
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from yarl import URL
@@ -48,6 +48,7 @@ _END = b"\r\n\r\n"  # of a message that does not end with bytes of its body
 _END_SIZE = len(_END)
 _OF_THREE_DIGITS = 2 + 0xFF + 2 + 3  # bytes of a chunk, with all that is around its data
 _MOST_BARREN = 262144  # bytes that bring neither a head nor a byte of a body
+_NO_TIMER = TimerNoop()  # bodies would make one each
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 _addresses: ContextVar[tuple[str, ...]] = ContextVar("addresses")
@@ -150,7 +151,9 @@ class Handler(ResponseHandler, Reader):
             return  # it has failed before
         self.received += size
         try:
-            if not self._has_final and _has_bare_cr(self._recent[-3:] + data):
+            if not self._has_final and _has_bare_cr(
+                self._recent[-3:] + data if self._recent else data
+            ):
                 raise BadHttpMessage("a CR without LF in the head")
             messages, _, _ = parser.feed_data(data)
         except BaseException as error:
@@ -217,7 +220,10 @@ class Handler(ResponseHandler, Reader):
         if payload is not EMPTY_PAYLOAD:
             payload.__class__ = Body
         self._payload = payload
-        self.feed_data((message, payload))
+        self._buffer.append(((message, payload), 0))
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _check_end(self, data: bytes) -> None:
         """The response is complete: drop the connection if it is not what `data` ends with."""
@@ -315,6 +321,7 @@ class Handler(ResponseHandler, Reader):
         self._recent = self._last_piece = b""
         if self._parser is None or without_body or self._skip_payload:
             self.set_response_params(
+                timer=_NO_TIMER,
                 skip_payload=without_body,
                 read_until_eof=True,
                 auto_decompress=False,
@@ -403,8 +410,14 @@ def take_body(payload: StreamReader) -> bytes | None:
 
 def take_rest(payload: StreamReader) -> bytes | None:
     """All that is left of a body, if it is here to its end; else None."""
-    is_here = payload is EMPTY_PAYLOAD or (payload._eof and payload._exception is None)
-    return take_body(payload) if is_here else None
+    if payload is EMPTY_PAYLOAD:
+        return b""
+    if not payload._eof or payload._exception is not None:
+        return None
+    pieces = payload._buffer
+    rest = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces.clear()
+    return rest
 
 
 def is_taken(payload: StreamReader) -> bool:

@@ -13,7 +13,9 @@ This module knows how asyncio's selector loops read. It does not know what is re
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from trunkline_aiohttp._direct import Reading, call_when_readable, is_of_selector_loop
 from trunkline_aiohttp._sweep import Member, make_sweep
 
 _SIZE = 65536
@@ -30,7 +32,7 @@ class Reads:
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(_SIZE))
-        self.sweep = make_sweep(self.buffer)
+        self.sweep = make_sweep()
 
     def close(self) -> None:
         if self.sweep is not None:
@@ -67,7 +69,7 @@ def read_for(protocol: Reader, transport: asyncio.Transport, reads: Reads | None
         reads: what `make_reads` made.
     """
     if reads is not None:
-        transport.set_protocol(_SmallReads(protocol, transport, reads))
+        _SmallReads(protocol, transport, reads).begin()
 
 
 def read_alone(transport: asyncio.Transport) -> None:
@@ -85,8 +87,11 @@ class _StandIn(asyncio.BaseProtocol):
         self._transport = transport
         self._reads = reads
 
+    def begin(self) -> None:
+        self._transport.set_protocol(self)
+
     def _give_way_to(self, other: type[_StandIn]) -> None:
-        self._transport.set_protocol(other(self._protocol, self._transport, self._reads))
+        other(self._protocol, self._transport, self._reads).begin()
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
@@ -102,7 +107,9 @@ class _StandIn(asyncio.BaseProtocol):
 
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
-    __slots__ = ("_buffer", "_is_tls", "_member", "_of_a_stream")
+    __slots__ = ("_buffer", "_is_tls", "_member", "_of_a_stream", "_read")
+
+    _read: Callable[[], None]  # of one without TLS
 
     def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
         super().__init__(protocol, transport, reads)
@@ -111,12 +118,17 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         self._of_a_stream = 0
         self._member: Member | None = None
 
+    def begin(self) -> None:
+        super().begin()
+        if is_of_selector_loop(self._transport):
+            self._read = Reading(self._transport, self._buffer, self._receive).read
+            call_when_readable(self._transport, self._read)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._member is not None and not self._is_tls:
-            self.read_alone()  # the loop has it again, since its reader had paused
+        """Of TLS."""
         self._receive(bytes(self._buffer[:nbytes]))
 
     def _receive(self, data: bytes) -> None:
@@ -140,15 +152,25 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
     def _go_on_with_a_stream(self) -> None:
         self._of_a_stream += 1
         if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
-            self._member = self._reads.sweep.join(self._transport, self._receive)
+            read = None if self._is_tls else self._read
+            self._member = self._reads.sweep.join(self._transport, read)
             if self._member is None and not self._transport.is_reading():
                 self._of_a_stream = 0
+            elif self._member is not None and not self._is_tls:
+                call_when_readable(self._transport, self._on_resumed)
+
+    def _on_resumed(self) -> None:
+        """The loop has it again, since its reader had paused."""
+        self.read_alone()
+        self._read()
 
     def read_alone(self) -> None:
         self._of_a_stream = 0
         if self._member is not None and self._reads.sweep is not None:
             self._reads.sweep.leave(self._member)
             self._member = None
+            if not self._is_tls:
+                call_when_readable(self._transport, self._read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.read_alone()

@@ -9,9 +9,9 @@ one go. Network cards moderate their interrupts in this way. The more the loop h
 look, the longer is the rest: more events then share what reading costs.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
-the loop's selector and put back, `_read_ready`, which reads and tells the protocol whatever there
-is to tell, and `_fatal_error`. It does not know what is read. A test holds the lowest and the
-newest Python supported to what is relied on.
+the loop's selector and put back, and `_read_ready`, which reads and tells the protocol whatever
+there is to tell. It does not know what is read. A test holds the lowest and the newest Python
+supported to what is relied on.
 """
 
 # pyright: reportPrivateUsage=false
@@ -20,17 +20,16 @@ from __future__ import annotations
 import asyncio
 import select
 import sys
-from asyncio import selector_events
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
+from trunkline_aiohttp._direct import is_of_selector_loop
+
 _REST = 0.003  # seconds
 _LONGEST_REST = 0.01
 _REST_TO_WORK = 2  # streams then take a third of the loop's time, up to the longest rest
-_internals: Any = selector_events
-_SOCKET_TRANSPORT: Any = _internals._SelectorSocketTransport
 
 
 class Member:
@@ -38,27 +37,22 @@ class Member:
 
     Args:
         transport: what reads the socket itself.
-        is_plain: there is no TLS on it.
-        deliver: is given what has come; of a plain one.
+        read: has it read, and tell what has come.
     """
 
-    __slots__ = ("deliver", "descriptor", "receive", "transport")
+    __slots__ = ("descriptor", "read", "transport")
 
-    def __init__(self, transport: Any, deliver: Callable[[bytes], None], *, is_plain: bool) -> None:
+    def __init__(self, transport: Any, read: Callable[[], None]) -> None:
         self.transport = transport
         self.descriptor: int = transport._sock_fd
-        self.receive: Callable[[memoryview], int] | None = None
-        if is_plain:
-            self.receive = transport._sock.recv_into
-        self.deliver = deliver
+        self.read = read
 
 
 class Sweep:
     """The streams of the running loop's connections that are read together."""
 
-    def __init__(self, buffer: memoryview) -> None:
+    def __init__(self) -> None:
         self._loop: Any = asyncio.get_running_loop()
-        self._buffer = buffer
         self._epoll: select.epoll | None = None
         self._is_closed = False
         self._members: dict[int, Member] = {}  # by descriptor
@@ -69,15 +63,16 @@ class Sweep:
     def __len__(self) -> int:
         return len(self._members)
 
-    def join(self, transport: asyncio.Transport, deliver: Callable[[bytes], None]) -> Member | None:
+    def join(self, transport: asyncio.Transport, read: Callable[[], None] | None) -> Member | None:
         """Read `transport` from here on; None where it is not read as said above, or not now.
 
-        What has come goes to `deliver`, but under TLS to the protocol of `transport`.
+        Args:
+            read: does it; None for asyncio's way.
         """
         below = _below(transport)
-        if not isinstance(below, _SOCKET_TRANSPORT) or not below.is_reading():
+        if not is_of_selector_loop(below) or not below.is_reading():
             return None
-        member = Member(below, deliver, is_plain=below is transport)
+        member = Member(below, below._read_ready if read is None else read)
         if self._is_closed or not self._register(member):
             return None
         self._loop._remove_reader(member.descriptor)
@@ -175,32 +170,15 @@ class Sweep:
                 continue  # it has left since, by way of another one's event
             transport = member.transport
             if event == select.EPOLLIN and not (transport._paused or transport._closing):
-                self._read(member)
+                member.read()
             if event != select.EPOLLIN or transport._paused or transport._closing:
                 self.leave(member)  # an end is asyncio's to read
         return bool(ready)
 
-    def _read(self, member: Member) -> None:
-        """What asyncio does; where there is more to it than to deliver bytes, asyncio does it."""
-        transport, receive, buffer = member.transport, member.receive, self._buffer
-        if receive is None:
-            transport._read_ready()
-            return
-        size = -1
-        try:
-            size = receive(buffer)
-            if size:
-                member.deliver(bytes(buffer[:size]))
-        except Exception as error:  # noqa: BLE001 - the connection ends with it, as with asyncio
-            if size >= 0 or not isinstance(error, BlockingIOError):
-                transport._fatal_error(error, "cannot read a stream")
-        if size == 0:
-            transport._read_ready()  # the end, once more
 
-
-def make_sweep(buffer: memoryview) -> Sweep | None:
-    """For the running loop, which reads into `buffer`; None where there is no `epoll`."""
-    return Sweep(buffer) if sys.platform == "linux" and hasattr(select, "epoll") else None
+def make_sweep() -> Sweep | None:
+    """For the running loop; None where there is no `epoll`."""
+    return Sweep() if sys.platform == "linux" and hasattr(select, "epoll") else None
 
 
 def _below(transport: Any) -> Any:

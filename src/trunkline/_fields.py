@@ -59,20 +59,13 @@ class Fields:
                 lower = lower_name(name)
                 if lower in _CONTROLS:
                     self._control(lower, value)
-            values = "".join([value for _, value in self.pairs])
-            if _BAD_IN_VALUE.search(values):
-                raise InvalidRequest(f"headers: {self._bad_one()} contains CR, LF or NUL")
-            if not values.isascii():
-                values.encode("utf-8", "surrogateescape")
+                if not (value.isascii() and value.isprintable()):
+                    _check_value(name, value)
         except UnicodeEncodeError as error:
             raise InvalidRequest("headers: a value contains a lone surrogate") from error
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             message = "headers: give a mapping or pairs of str names and str values"
             raise InvalidRequest(message) from error
-
-    def _bad_one(self) -> str:
-        names = [name for name, value in self.pairs if _BAD_IN_VALUE.search(value)]
-        return f"the value of {names[0]}"
 
     def _control(self, lower: str, value: str) -> None:
         if self.controls is _NO_CONTROLS:
@@ -102,6 +95,12 @@ class Fields:
         more.pairs = (*self.pairs, (name, value))
         more.controls = self.controls
         return more
+
+
+def _check_value(name: str, value: str) -> None:
+    if _BAD_IN_VALUE.search(value):
+        raise InvalidRequest(f"headers: the value of {name} contains CR, LF or NUL")
+    value.encode("utf-8", "surrogateescape")
 
 
 @lru_cache(maxsize=4096)

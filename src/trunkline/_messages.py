@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from trunkline._bodies import (
     BodyStream,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Content: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | None
 T = TypeVar("T")
 
+_CONTENT_ENCODING = istr("Content-Encoding")  # found at once, where a str is folded first
 _ALL = object()  # the reader of a body that was read whole
 
 _BAD_IN_HOST = re.compile(r"[\s/?#@,]")
@@ -324,7 +325,7 @@ class Response:
             DecodeError: it does not decode as its Content-Encoding says.
         """
         if self._content is None:
-            is_plain = self._reader is None and "Content-Encoding" not in self.headers
+            is_plain = self._reader is None and _CONTENT_ENCODING not in self.headers
             if self.is_closed or not is_plain:
                 pieces = [piece async for piece in self.aiter_bytes()]
                 self._content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -360,7 +361,7 @@ class Response:
         """Where to read from, and what to decode it with: a body that was read is kept decoded."""
         if self._content is not None:
             return Response(self.status_code, content=self._content), ()
-        encoding = self.headers.get("Content-Encoding")
+        encoding = self.headers.get(_CONTENT_ENCODING)
         if encoding is None:
             return self, ()
         from trunkline.decode import make_decoder

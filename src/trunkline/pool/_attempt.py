@@ -7,7 +7,6 @@ not know who writes or reads: an exchange reports to it and awaits the peer thro
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import lru_cache
 from time import monotonic
 from typing import TypeVar
 
@@ -38,13 +37,6 @@ _OTHERS_MOVE_IT = frozenset({"write", "request"})
 """Phases in which who sends the body moves the deadline of who awaits the head."""
 
 
-@lru_cache(maxsize=256)
-def _by_phase(
-    write: float | None, headers: float | None, read: float | None
-) -> dict[Phase, float | None]:
-    return {"write": write, "headers": headers, "body": read}
-
-
 class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
@@ -63,7 +55,6 @@ class ExchangeAttempt:
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
         self.timeouts = timeouts
-        self._seconds = _by_phase(timeouts.write, timeouts.headers, timeouts.read)
         self._limit = timeouts.write
         self._total_due = None if timeouts.total is None else started + timeouts.total
         self.begun = self.head_due_from = started  # until the exchange begins
@@ -80,7 +71,8 @@ class ExchangeAttempt:
         now, is_next = monotonic(), phase != self.phase
         if is_next:
             self.phase = phase
-            self._limit = self._seconds.get(phase)
+            timed = _TIMEOUTS.get(phase)
+            self._limit = None if timed is None else getattr(self.timeouts, timed[0])
             if phase == "headers":
                 self.request_sent = True
                 self.head_due_from = now

@@ -94,7 +94,7 @@ class LeasedBody:
             call.end()
             call.timings.receive = now - self.head_at
             call.timings.total = now - call.started
-            lease.release()
+            lease.release(now)
             if call.watch is not None or call.home.leaks is not None:
                 self._tell_end()
 

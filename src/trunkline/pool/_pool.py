@@ -62,11 +62,11 @@ class Lease:
         self.pooled = pool.attach(self._state, connection)
         return self.pooled
 
-    def release(self) -> None:
-        """Give it back. Synchronous and idempotent."""
+    def release(self, now: float | None = None) -> None:
+        """Give it back. Synchronous and idempotent. `now`: of the monotonic clock, if known."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.take_back(self._state, self.pooled)
+            pool.take_back(self._state, self.pooled, now or monotonic())
 
 
 def _when_changed(pool: ref[Pool]) -> Callable[[], None]:
@@ -375,7 +375,7 @@ class Pool:
 
     # -- taking back -----------------------------------------------------------------------------
 
-    def take_back(self, state: OriginState, pooled: Pooled | None) -> None:
+    def take_back(self, state: OriginState, pooled: Pooled | None, now: float) -> None:
         if self.is_closed:
             return
         if pooled is None:
@@ -383,9 +383,9 @@ class Pool:
             self._connecting -= 1
             self._held -= 1
         elif not pooled.closed:
-            if self._hand_on(state, pooled):
+            if state.waiting.size and self._hand_on(state, pooled, now):
                 return
-            self._end_exchange(state, pooled)
+            self._end_exchange(state, pooled, now)
         if self._queues:
             self._serve_waiting()
         while len(self._idle) > self._max_idle:
@@ -399,12 +399,12 @@ class Pool:
         if self._on_drained is not None and not self._held:
             self._on_drained()
 
-    def _hand_on(self, state: OriginState, pooled: Pooled) -> bool:
-        """Give a connection that is free to who is next, if that is somebody of its own origin."""
-        if not state.waiting.size or pooled.active > 1 or len(self._queues) > 1:
+    def _hand_on(self, state: OriginState, pooled: Pooled, now: float) -> bool:
+        """Give a connection that is free to who is next of its origin, if nobody else waits."""
+        if pooled.active > 1 or len(self._queues) > 1:
             return False
         ticket = state.waiting.first()
-        now = pooled.idle_since = monotonic()
+        pooled.idle_since = now
         if ticket.fresh or self._max_idle == 0 or self._unfit(pooled, now) is not None:
             return False
         pooled.active = 0
@@ -418,11 +418,11 @@ class Pool:
         if not state.waiting.size:
             self._queues.pop(state, None)
 
-    def _end_exchange(self, state: OriginState, pooled: Pooled) -> None:
+    def _end_exchange(self, state: OriginState, pooled: Pooled, now: float) -> None:
         pooled.active -= 1
         if pooled.active:
             return
-        now = pooled.idle_since = monotonic()
+        pooled.idle_since = now
         reason = self._unfit(pooled, now)
         if reason is not None:
             self._close(pooled, reason)

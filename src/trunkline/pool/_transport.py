@@ -18,6 +18,7 @@ from typing import ClassVar
 from weakref import ref
 
 import anyio
+from multidict import istr
 
 from trunkline._config import Timeouts, TransportConfig
 from trunkline._contract import Capabilities, Connection, Dialer, Exchange, PoolSnapshot
@@ -49,6 +50,7 @@ from trunkline.proxy import find_proxy
 _MAX_ATTEMPTS = 2
 _MAX_REFUSALS = 3  # attempts, where an HTTP/2 server says each time that it did not process one
 _OTHER_LOOPS_SECONDS = 0.01  # between two looks at whether another loop has drained
+_KEEP_ALIVE = istr("Keep-Alive")  # found at once, where a str is folded first
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -338,8 +340,8 @@ def _respond(call: Call, exchange: Exchange, lease: Lease, pooled: Pooled) -> Re
     connection, home, timings = pooled.connection, call.home, call.timings
     timings.send = call.head_due_from - call.begun
     headers = exchange.headers
-    if "Keep-Alive" in headers:
-        _shorten_expiry(pooled, headers["Keep-Alive"])
+    if _KEEP_ALIVE in headers:
+        _shorten_expiry(pooled, headers[_KEEP_ALIVE])
     body = LeasedBody(exchange, call)
     timings.wait = body.head_at - call.head_due_from
     if home.leaks is not None:
