@@ -5,7 +5,8 @@ has come. The C library may map so large a block from the kernel and give it bac
 costs several times what reading an event of a stream does. An `asyncio.BufferedProtocol` lends
 asyncio memory instead, from where large bodies have to be copied once more. So the one or the other
 stands before a connection's protocol: reads are taken to go on as they were of late. The small ones
-of a stream are made together with those of other streams.
+are made together with those of other connections: those of a stream with other streams', those of
+answers with other answers', where more connections than one are in use.
 
 This module knows how asyncio's selector loops read. It does not know what is read.
 """
@@ -16,7 +17,7 @@ import asyncio
 from collections.abc import Callable
 
 from trunkline_aiohttp._direct import Reading, call_when_readable, is_of_selector_loop
-from trunkline_aiohttp._sweep import Member, make_sweep
+from trunkline_aiohttp._sweep import CAN_READ_TOGETHER, Member, Sweep, Together
 
 _SIZE = 65536
 _LARGE = 32768  # bytes that asyncio's way is quicker for
@@ -26,17 +27,24 @@ _A_STREAM = 3  # small reads that do not end a body, until it is taken for a str
 
 
 class Reads:
-    """What the connections of the running loop are read with, one after the other."""
+    """What the connections of the running loop are read with, one after the other.
 
-    __slots__ = ("buffer", "sweep")
+    Attributes:
+        latest: `id` of what read last by itself; 0 for nothing.
+    """
+
+    __slots__ = ("answers", "buffer", "latest", "sweep")
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(_SIZE))
-        self.sweep = make_sweep()
+        self.answers = Together() if CAN_READ_TOGETHER else None
+        self.sweep = Sweep() if CAN_READ_TOGETHER else None
+        self.latest = 0
 
     def close(self) -> None:
-        if self.sweep is not None:
-            self.sweep.close()
+        for group in (self.answers, self.sweep):
+            if group is not None:
+                group.close()
 
 
 def make_reads() -> Reads | None:
@@ -107,8 +115,9 @@ class _StandIn(asyncio.BaseProtocol):
 
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
-    __slots__ = ("_buffer", "_is_tls", "_member", "_of_a_stream", "_read")
+    __slots__ = ("_buffer", "_group", "_is_tls", "_member", "_of_a_stream", "_read")
 
+    _group: Together  # that `_member` is of
     _read: Callable[[], None]  # of one without TLS
 
     def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
@@ -144,6 +153,8 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
                 self._go_on_with_a_stream()
         elif self._of_a_stream:
             self.read_alone()
+        elif self._member is None:
+            self._go_on_with_answers()
 
     def _read_as_asyncio_does(self) -> None:
         self.read_alone()
@@ -152,12 +163,31 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
     def _go_on_with_a_stream(self) -> None:
         self._of_a_stream += 1
         if self._of_a_stream == _A_STREAM and self._reads.sweep is not None:
-            read = None if self._is_tls else self._read
-            self._member = self._reads.sweep.join(self._transport, read)
+            self._leave()
+            self._join(self._reads.sweep)
             if self._member is None and not self._transport.is_reading():
                 self._of_a_stream = 0
-            elif self._member is not None and not self._is_tls:
-                call_when_readable(self._transport, self._on_resumed)
+
+    def _go_on_with_answers(self) -> None:
+        """Where it is the only one that is read the event loop is the shorter way."""
+        reads, me = self._reads, id(self)
+        is_alone = reads.latest in (0, me) or self._transport.is_closing()
+        if reads.answers is not None and not is_alone:
+            self._join(reads.answers)
+        reads.latest = me
+
+    def _join(self, group: Together) -> None:
+        self._member = group.join(self._transport, None if self._is_tls else self._read)
+        self._group = group
+        if self._member is not None and not self._is_tls:
+            call_when_readable(self._transport, self._on_resumed)
+
+    def _leave(self) -> None:
+        if self._member is not None:
+            self._group.leave(self._member)
+            self._member = None
+            if not self._is_tls:
+                call_when_readable(self._transport, self._read)
 
     def _on_resumed(self) -> None:
         """The loop has it again, since its reader had paused."""
@@ -166,11 +196,7 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
 
     def read_alone(self) -> None:
         self._of_a_stream = 0
-        if self._member is not None and self._reads.sweep is not None:
-            self._reads.sweep.leave(self._member)
-            self._member = None
-            if not self._is_tls:
-                call_when_readable(self._transport, self._read)
+        self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.read_alone()

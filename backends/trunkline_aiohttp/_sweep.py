@@ -1,12 +1,16 @@
-"""Streams that are read together: one look at all of them now and then, not one for each event.
+"""Connections that are read together: one callback of the event loop, not one for each of them.
 
-An event of a stream is a small thing beside what it takes to wake up for it: the kernel's switch, a
-round of the event loop, caches gone cold. So the sockets of bodies that come in small reads are
-watched by an `epoll` of their own, which the event loop watches as one descriptor. While events are
-rare each is read at once. Where the next one comes within `_REST` of the last, the loop stops
-listening, and looks again after a rest: what has come meanwhile, on whichever stream, is read in
-one go. Network cards moderate their interrupts in this way. The more the loop had to do after a
-look, the longer is the rest: more events then share what reading costs.
+For each socket that has something to read the event loop makes a list's entry, looks up a key and
+runs a callback, which takes longer than to read a small answer. So the sockets are watched by an
+`epoll` of their own, which the event loop watches as one descriptor.
+
+An event of a stream is a small thing even beside what it takes to wake up for it: the kernel's
+switch, a round of the event loop, caches gone cold. Those of bodies that come in small reads have
+an `epoll` to themselves. While events are rare each is read at once. Where the next one comes
+within `_REST` of the last, the loop stops listening, and looks again after a rest: what has come
+meanwhile, on whichever stream, is read in one go. Network cards moderate their interrupts in this
+way. The more the loop had to do after a look, the longer is the rest: more events then share what
+reading costs.
 
 This module knows asyncio's selector transports, below their public surface: how they are taken off
 the loop's selector and put back, and `_read_ready`, which reads and tells the protocol whatever
@@ -30,10 +34,11 @@ from trunkline_aiohttp._direct import is_of_selector_loop
 _REST = 0.003  # seconds
 _LONGEST_REST = 0.01
 _REST_TO_WORK = 2  # streams then take a third of the loop's time, up to the longest rest
+_MOST_STRANGERS = 100
 
 
 class Member:
-    """A stream that is read together with others.
+    """A connection that is read together with others.
 
     Args:
         transport: what reads the socket itself.
@@ -48,17 +53,16 @@ class Member:
         self.read = read
 
 
-class Sweep:
-    """The streams of the running loop's connections that are read together."""
+class Together:
+    """Those of the running loop's connections that are read together, each as soon as may be."""
 
     def __init__(self) -> None:
         self._loop: Any = asyncio.get_running_loop()
         self._epoll: select.epoll | None = None
         self._is_closed = False
         self._members: dict[int, Member] = {}  # by descriptor
-        self._found_at = 0.0
+        self._strangers = 0
         self._is_listening = False
-        self._timer: asyncio.Handle | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -77,8 +81,7 @@ class Sweep:
             return None
         self._loop._remove_reader(member.descriptor)
         self._members[member.descriptor] = member
-        if self._timer is None:
-            self._listen()
+        self._begin()
         return member
 
     def _register(self, member: Member) -> bool:
@@ -111,6 +114,12 @@ class Sweep:
 
     # -- looking, in a context of its own: not that of whoever happens to join first -------------
 
+    def _begin(self) -> None:
+        self._listen()
+
+    def _stop(self) -> None:
+        self._stop_listening()
+
     def _listen(self) -> None:
         if not self._is_listening:
             self._is_listening = True
@@ -121,6 +130,65 @@ class Sweep:
             self._is_listening = False
             self._loop.remove_reader(self._epoll)
 
+    def _on_event(self) -> None:
+        self._look()
+
+    def _look(self) -> bool:
+        """Read whatever has come; whether anything has."""
+        assert self._epoll is not None
+        ready = self._epoll.poll(0)
+        for descriptor, event in ready:
+            member = self._members.get(descriptor)
+            if member is None:
+                self._strangers += 1
+                continue  # it has left since, by way of another one's event
+            transport = member.transport
+            if event == select.EPOLLIN and not (transport._paused or transport._closing):
+                member.read()
+            if event != select.EPOLLIN or transport._paused or transport._closing:
+                self.leave(member)  # an end is asyncio's to read
+        if self._strangers > _MOST_STRANGERS:
+            self._watch_anew()
+        return bool(ready)
+
+    def _watch_anew(self) -> None:
+        """Be rid of a socket that was closed here, and that a child process still has open.
+
+        The kernel tells of it for ever: without its descriptor it cannot be unregistered.
+        """
+        self._strangers = 0
+        was_listening, members = self._is_listening, self._members
+        self._stop_listening()
+        if self._epoll is not None:
+            self._epoll.close()
+        self._epoll, self._members = None, {}
+        for member in members.values():
+            if self._register(member):
+                self._members[member.descriptor] = member
+            else:
+                member.transport._add_reader(member.descriptor, member.transport._read_ready)
+        if was_listening and self._members:
+            self._listen()
+
+
+class Sweep(Together):
+    """Streams, with rests between the looks at them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found_at = 0.0
+        self._timer: asyncio.Handle | None = None
+
+    def _begin(self) -> None:
+        if self._timer is None:
+            self._listen()
+
+    def _stop(self) -> None:
+        super()._stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _rest(self) -> None:
         """Look again later, counted from when all who were given something have had their turn."""
         self._timer = self._loop.call_soon(self._on_done)
@@ -129,12 +197,6 @@ class Sweep:
         worked: float = self._loop.time() - self._found_at
         seconds = min(max(_REST, _REST_TO_WORK * worked), _LONGEST_REST)
         self._timer = self._loop.call_later(seconds, self._on_rested)
-
-    def _stop(self) -> None:
-        self._stop_listening()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _on_event(self) -> None:
         # A clock that stands still is a test's, and no timer would ever end.
@@ -159,26 +221,14 @@ class Sweep:
                     self._listen()
 
     def _look(self) -> bool:
-        """Read whatever has come; whether anything has."""
-        assert self._epoll is not None
-        ready = self._epoll.poll(0)
-        if ready:
-            self._found_at = self._loop.time()
-        for descriptor, event in ready:
-            member = self._members.get(descriptor)
-            if member is None:
-                continue  # it has left since, by way of another one's event
-            transport = member.transport
-            if event == select.EPOLLIN and not (transport._paused or transport._closing):
-                member.read()
-            if event != select.EPOLLIN or transport._paused or transport._closing:
-                self.leave(member)  # an end is asyncio's to read
-        return bool(ready)
+        looked_at = self._loop.time()
+        has_found = super()._look()
+        if has_found:
+            self._found_at = looked_at
+        return has_found
 
 
-def make_sweep() -> Sweep | None:
-    """For the running loop; None where there is no `epoll`."""
-    return Sweep() if sys.platform == "linux" and hasattr(select, "epoll") else None
+CAN_READ_TOGETHER = sys.platform == "linux" and hasattr(select, "epoll")
 
 
 def _below(transport: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Streams are read together: whatever happens on one of them, its protocol hears of it."""
+"""Connections are read together: whatever happens on one of them, its protocol hears of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trunkline.tcp import Delivery
 from trunkline.testing._certificates import Certificates
 from trunkline_aiohttp._protocol import Handler
 from trunkline_aiohttp._reads import Reader, Reads, make_reads, read_alone, read_for
-from trunkline_aiohttp._sweep import Sweep
+from trunkline_aiohttp._sweep import Together
 
 pytestmark = [
     pytest.mark.anyio,
@@ -108,11 +108,19 @@ async def streaming(
 
 
 @pytest.fixture
-async def reads() -> AsyncGenerator[Reads]:
+async def reads(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Reads]:
     made = make_reads()
     assert made is not None
+    if getattr(request, "param", "streams") == "answers":
+        monkeypatch.setattr(Stream, "is_streaming", False)
+        made.latest = -1  # another connection is in use too
     yield made
     made.close()
+
+
+of_either_kind = pytest.mark.parametrize("reads", ["streams", "answers"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +129,17 @@ def certificates() -> Iterator[Certificates]:
         yield made
 
 
-def sweep_of(reads: Reads) -> Sweep:
-    assert reads.sweep is not None
-    return reads.sweep
+def group_of(reads: Reads) -> Together:
+    """That the connections of the test are in."""
+    group = reads.sweep if Stream.is_streaming else reads.answers
+    assert group is not None
+    return group
 
 
 async def test_a_stream_is_read_with_others_from_its_third_small_read_to_its_end(
     reads: Reads,
 ) -> None:
-    sweep = sweep_of(reads)
+    sweep = group_of(reads)
     async with streaming(reads) as (one, its_peer), streaming(reads) as (other, peer):
         assert len(sweep) == 2
         await peer.send(b"one more\n", other)
@@ -141,11 +151,12 @@ async def test_a_stream_is_read_with_others_from_its_third_small_read_to_its_end
     assert len(sweep) == 0
 
 
+@of_either_kind
 async def test_a_large_read_ends_it(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         await peer.send(bytes(60_000), stream)
         await peer.send(b"event\n", stream)
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
 
 
 async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Reads) -> None:
@@ -155,12 +166,12 @@ async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Read
         for _ in range(3):
             await its_peer.send(b"event\n", other)
         assert stream.data == b"event\n" * 3
-        assert len(sweep_of(reads)) == 1  # else it would be found ready again and again
+        assert len(group_of(reads)) == 1  # else it would be found ready again and again
         stream.transport.resume_reading()
         await stream.until(24)
         for _ in range(2):
             await peer.send(b"event\n", stream)
-        assert len(sweep_of(reads)) == 2
+        assert len(group_of(reads)) == 2
         await peer.send(b"event\n", stream)
 
 
@@ -172,30 +183,33 @@ async def test_a_reader_that_pauses_as_it_was_to_join_joins_later(reads: Reads) 
                 self.transport.pause_reading()
 
     async with streaming(reads, LateRiser) as (stream, peer):
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
         stream.transport.resume_reading()
         for _ in range(3):
             await peer.send(b"event\n", stream)
-        assert len(sweep_of(reads)) == 1
+        assert len(group_of(reads)) == 1
 
 
+@of_either_kind
 async def test_the_end_of_the_connection_is_told(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         peer.sock.shutdown(socket.SHUT_WR)
         await stream.until_ended()
         assert stream.error is None
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
 
 
+@of_either_kind
 async def test_a_reset_is_told(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         peer.sock.close()
         await stream.until_ended()
         assert isinstance(stream.error, ConnectionResetError)
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
 
 
+@of_either_kind
 async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now(
     reads: Reads,
 ) -> None:
@@ -206,17 +220,19 @@ async def test_who_has_left_cannot_leave_for_the_one_that_has_its_descriptor_now
         member = member._member
     async with streaming(reads) as (new, peer):
         assert new.transport.get_extra_info("socket").fileno() == member.descriptor
-        sweep_of(reads).leave(member)
-        assert len(sweep_of(reads)) == 1
+        group_of(reads).leave(member)
+        assert len(group_of(reads)) == 1
         await peer.send(b"event\n", new)
 
 
+@of_either_kind
 async def test_a_sweep_that_is_closed_leaves_its_streams_to_the_loop(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
-        sweep_of(reads).close()
+        group_of(reads).close()
         await peer.send(b"event\n", stream)
 
 
+@of_either_kind
 async def test_where_no_epoll_is_to_be_had_the_loop_reads(
     reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,9 +242,10 @@ async def test_where_no_epoll_is_to_be_had_the_loop_reads(
     monkeypatch.setattr(select, "epoll", none_left)
     async with streaming(reads) as (stream, peer):
         await peer.send(b"event\n", stream)
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
 
 
+@of_either_kind
 async def test_an_error_of_the_protocol_ends_its_connection_alone(reads: Reads) -> None:
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
@@ -241,6 +258,7 @@ async def test_an_error_of_the_protocol_ends_its_connection_alone(reads: Reads) 
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
 
 
+@of_either_kind
 async def test_streams_are_not_read_in_the_context_of_the_one_that_came_first(
     reads: Reads,
 ) -> None:
@@ -280,16 +298,17 @@ async def streaming_over_tls(
         await server.wait_closed()
 
 
+@of_either_kind
 async def test_streams_under_tls_are_read_together_too(
     reads: Reads, certificates: Certificates
 ) -> None:
     async with streaming_over_tls(reads, certificates) as (stream, writer):
-        assert len(sweep_of(reads)) == 1
+        assert len(group_of(reads)) == 1
         writer.write(b"the last\n")
         writer.close()
         await stream.until_ended()
         assert stream.data.endswith(b"the last\n")
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
 
 
 class Pausing(Stream):
@@ -319,6 +338,7 @@ async def test_what_came_under_tls_while_reading_was_paused_is_read_after_the_pe
         assert len(stream.data) == size + 200_000
 
 
+@of_either_kind
 async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_stream_was_closed(
     reads: Reads, certificates: Certificates
 ) -> None:
@@ -331,9 +351,31 @@ async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_s
         await stream.end()
         writer.write(b"more\n")
         await peer.send(b"event\n", other)
-        epoll: Any = sweep_of(reads)
+        epoll: Any = group_of(reads)
         assert epoll._epoll.poll(0.05) == []
         os.close(kept)
+
+
+@of_either_kind
+async def test_a_socket_that_was_closed_behind_its_back_is_not_told_of_for_ever(
+    reads: Reads,
+) -> None:
+    """A forked child has it open, so the kernel goes on watching it."""
+    async with streaming(reads) as (other, peer):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            lost = socket.create_connection(listening.getsockname())
+            accepted, _ = listening.accept()
+        group: Any = group_of(reads)
+        kept = os.dup(lost.fileno())
+        group._epoll.register(lost.fileno(), select.EPOLLIN)
+        lost.close()
+        accepted.sendall(b"more\n")
+        await until(lambda: group._epoll.poll(0) == [])
+        for _ in range(3):
+            await peer.send(b"event\n", other)
+        assert len(group) == 1
+        os.close(kept)
+        accepted.close()
 
 
 def _refuse(handler: Handler) -> None:
@@ -361,11 +403,94 @@ async def test_a_connection_that_we_end_leaves_the_others_before_its_socket_goes
             expected = handler.received + len(piece)
             accepted.sendall(piece)
             await until(partial(_has_received, handler, expected))
-        assert len(sweep_of(reads)) == 1
+        assert len(group_of(reads)) == 1
         end(handler)
-        assert len(sweep_of(reads)) == 0
+        assert len(group_of(reads)) == 0
         transport.abort()
         await rounds(3)
+
+
+class Answers(Stream):
+    is_streaming = False
+
+
+async def test_answers_are_read_together_where_more_connections_than_one_are_in_use(
+    reads: Reads,
+) -> None:
+    answers = reads.answers
+    assert answers is not None
+    async with streaming(reads, Answers) as (one, its_peer):
+        assert len(answers) == 0, "the only one is the loop's to read"
+        async with streaming(reads, Answers) as (other, peer):
+            await its_peer.send(b"answer\n", one)
+            await peer.send(b"answer\n", other)
+            assert len(answers) == 2
+        assert len(answers) == 1
+        await its_peer.send(b"answer\n", one)
+    assert len(answers) == 0
+
+
+@pytest.mark.parametrize("reads", ["answers"], indirect=True)
+async def test_a_reader_of_an_answer_that_pauses_is_not_read_for_until_it_resumes(
+    reads: Reads,
+) -> None:
+    async with streaming(reads) as (one, peer), streaming(reads) as (other, its_peer):
+        one.transport.pause_reading()
+        peer.sock.sendall(b"later\n")
+        for _ in range(3):
+            await its_peer.send(b"event\n", other)
+        assert one.data == b"event\n" * 3
+        assert len(group_of(reads)) == 1
+        one.transport.resume_reading()
+        await one.until(24)
+        reads.latest = -1
+        for _ in range(2):
+            await peer.send(b"event\n", one)
+        assert len(group_of(reads)) == 2
+
+
+async def test_what_turns_out_to_be_a_stream_moves_and_its_next_answer_moves_back(
+    reads: Reads,
+) -> None:
+    answers = reads.answers
+    assert answers is not None
+    async with (
+        streaming(reads, Answers) as (other, its_peer),
+        streaming(reads, Answers) as (one, peer),
+    ):
+        assert (len(answers), len(group_of(reads))) == (1, 0)
+        one.is_streaming = True
+        for _ in range(3):
+            await peer.send(b"event\n", one)
+        assert (len(answers), len(group_of(reads))) == (0, 1)
+        one.is_streaming = False
+        await peer.send(b"the last\n", one)
+        assert len(group_of(reads)) == 0
+        await its_peer.send(b"answer\n", other)
+        await peer.send(b"answer\n", one)
+        assert (len(answers), len(group_of(reads))) == (2, 0)
+
+
+@pytest.mark.parametrize("reads", ["answers"], indirect=True)
+async def test_who_is_being_closed_under_tls_is_not_read_together_any_more(
+    reads: Reads, certificates: Certificates
+) -> None:
+    """Its socket goes before it is told."""
+
+    class Leaving(Stream):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if data == b"nonsense\n":
+                read_alone(self.transport)
+                self.transport.close()
+
+    async with streaming_over_tls(reads, certificates, Leaving) as (stream, writer):
+        assert len(group_of(reads)) == 1
+        reads.latest = -1
+        writer.write(b"nonsense\n")
+        await until(lambda: stream.data.endswith(b"nonsense\n"))
+        assert len(group_of(reads)) == 0
+        await stream.until_ended()
 
 
 class Broken(Stream):
@@ -449,7 +574,7 @@ def test_a_clock_that_stands_still_stops_no_stream() -> None:
         async with streaming(reads) as (stream, peer):
             for _ in range(10):
                 await peer.send(b"event\n", stream)
-            assert len(sweep_of(reads)) == 1
+            assert len(group_of(reads)) == 1
         reads.close()
 
     with asyncio.Runner(loop_factory=StoppedClock) as runner:
