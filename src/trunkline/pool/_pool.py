@@ -188,8 +188,11 @@ class Pool:
             raise
         lease = ticket.lease
         if lease is not None:
-            lease.waited = monotonic() - since
-            self._count_wait(lease.waited)
+            lease.waited = waited = monotonic() - since
+            self._waited += 1
+            self._wait_total += waited
+            if waited > self._wait_max:
+                self._wait_max = waited
             return lease
         told = self._in_numbers()
         self._leave_queue(state, ticket)
@@ -205,11 +208,6 @@ class Pool:
     def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
         self._unqueue(state, ticket)
         self._forget_if_unused(state)
-
-    def _count_wait(self, seconds: float) -> None:
-        self._waited += 1
-        self._wait_total += seconds
-        self._wait_max = max(self._wait_max, seconds)
 
     def _in_numbers(self) -> str:
         now = self.snapshot()

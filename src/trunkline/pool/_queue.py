@@ -58,7 +58,9 @@ class Queue:
 
     def first(self) -> Ticket:
         """Who is served next; the queue is not empty."""
-        return next(iter(self._lanes[max(self._lanes)]))
+        lanes = self._lanes
+        lane = lanes[max(lanes)] if len(lanes) > 1 else next(iter(lanes.values()))
+        return next(iter(lane))
 
     def wake_all(self) -> None:
         for lane in self._lanes.values():
