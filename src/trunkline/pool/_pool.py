@@ -296,14 +296,15 @@ class Pool:
         """The idle connection that was used last, since it is the likeliest to be alive."""
         now = monotonic()
         while state.idle:
-            pooled = next(reversed(state.idle))
+            pooled, _ = state.idle.popitem()
             reason = self._unfit(pooled, now)
             if reason is not None:
                 self._close(pooled, reason)
             elif pooled.connection.max_exchanges < 1:
+                state.idle[pooled] = None
                 return None  # HTTP/2: the peer allows no stream at the moment
             else:
-                del state.idle[pooled], self._idle[pooled]
+                del self._idle[pooled]
                 state.busy[pooled] = None
                 return self._lend(pooled, now)
         return None
