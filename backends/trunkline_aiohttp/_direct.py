@@ -53,7 +53,9 @@ class Reading:
             size = self._receive(buffer)
             if size:
                 self._deliver(bytes(buffer[:size]))
-        except Exception as error:  # noqa: BLE001 - the connection ends with it, as with asyncio
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the connection ends, as with asyncio
             if size >= 0 or not isinstance(error, BlockingIOError):
                 transport._fatal_error(error, "cannot read a connection")
         if size == 0:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trunkline import Attempt, Phase, Request
 from trunkline.http2 import Http2Engine, Http2Exchange, RequestContent
 from trunkline_aiohttp._exchange import peer_name
-from trunkline_aiohttp._reads import Reader, read_for
+from trunkline_aiohttp._reads import Reader, read_alone, read_for
 
 if TYPE_CHECKING:
     import ssl
@@ -157,6 +157,7 @@ class Http2Connection(Reader):
         self._stop_timer()
         # abort, not close: unsent bytes of a peer that does not read would hold the socket open.
         if isinstance(self._loop, asyncio.BaseEventLoop):
+            read_alone(self._transport)
             self._transport.abort()
         else:  # uvloop joins all that is written in one round
             self._loop.call_soon(self._transport.abort)

@@ -143,12 +143,14 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
     def _receive(self, data: bytes) -> None:
         if len(data) >= _LARGE:
             self._read_as_asyncio_does()
+            self._protocol.data_received(data)
+            return
         self._protocol.data_received(data)
         if self._is_tls and not self._transport.is_reading():
             # asyncio keeps what comes while reading is paused. If the peer ends the connection
             # meanwhile, it gives a BufferedProtocol no more of that than its buffer takes.
             self._read_as_asyncio_does()
-        if self._protocol.is_streaming:
+        elif self._protocol.is_streaming:
             if self._of_a_stream < _A_STREAM:
                 self._go_on_with_a_stream()
         elif self._of_a_stream:

@@ -25,7 +25,6 @@ import asyncio
 import select
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -34,7 +33,6 @@ from trunkline_aiohttp._direct import is_of_selector_loop
 _REST = 0.003  # seconds
 _LONGEST_REST = 0.01
 _REST_TO_WORK = 2  # streams then take a third of the loop's time, up to the longest rest
-_MOST_STRANGERS = 100
 
 
 class Member:
@@ -61,7 +59,7 @@ class Together:
         self._epoll: select.epoll | None = None
         self._is_closed = False
         self._members: dict[int, Member] = {}  # by descriptor
-        self._strangers = 0
+        self._may_be_haunted = False
         self._is_listening = False
 
     def __len__(self) -> int:
@@ -80,6 +78,8 @@ class Together:
         if self._is_closed or not self._register(member):
             return None
         self._loop._remove_reader(member.descriptor)
+        if member.descriptor in self._members:
+            self._may_be_haunted = True  # by one that was closed, and has not left yet
         self._members[member.descriptor] = member
         self._begin()
         return member
@@ -99,8 +99,10 @@ class Together:
             return
         del self._members[member.descriptor]
         assert self._epoll is not None
-        with suppress(OSError):  # closed: the kernel has forgotten it
+        try:
             self._epoll.unregister(member.descriptor)
+        except OSError:  # closed: the kernel has forgotten it, if nobody else has it open
+            self._may_be_haunted = True
         member.transport._add_reader(member.descriptor, member.transport._read_ready)
         if not self._members:
             self._stop()
@@ -135,28 +137,29 @@ class Together:
 
     def _look(self) -> bool:
         """Read whatever has come; whether anything has."""
-        assert self._epoll is not None
+        if self._may_be_haunted:
+            self._watch_anew()
+        if self._epoll is None:
+            return False
         ready = self._epoll.poll(0)
         for descriptor, event in ready:
             member = self._members.get(descriptor)
             if member is None:
-                self._strangers += 1
                 continue  # it has left since, by way of another one's event
             transport = member.transport
             if event == select.EPOLLIN and not (transport._paused or transport._closing):
                 member.read()
             if event != select.EPOLLIN or transport._paused or transport._closing:
                 self.leave(member)  # an end is asyncio's to read
-        if self._strangers > _MOST_STRANGERS:
-            self._watch_anew()
         return bool(ready)
 
     def _watch_anew(self) -> None:
-        """Be rid of a socket that was closed here, and that a child process still has open.
+        """Be rid of a socket that was closed before it left, and that a child process has open.
 
-        The kernel tells of it for ever: without its descriptor it cannot be unregistered.
+        The kernel tells of it for ever, as of whoever has its descriptor now: without the
+        descriptor it cannot be unregistered.
         """
-        self._strangers = 0
+        self._may_be_haunted = False
         was_listening, members = self._is_listening, self._members
         self._stop_listening()
         if self._epoll is not None:

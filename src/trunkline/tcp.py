@@ -49,7 +49,7 @@ class Delivery:
         is_under_tls: the bytes that are sent are not those that the kernel counts.
     """
 
-    __slots__ = ("_before", "_is_apart", "_is_awaited", "_is_closed_early", "_rested_at", "_reuses",
+    __slots__ = ("_before", "_head_end", "_is_awaited", "_is_closed_early", "_rested_at", "_reuses",
                  "_sent", "_socket", "_twin", "is_under_tls")  # fmt: skip
 
     def __init__(self, sock: Socket | None, *, is_closed_early: bool = False) -> None:
@@ -58,7 +58,8 @@ class Delivery:
         self._twin: socket.socket | None = None
         self._before = b""
         self._sent = 0  # bytes since `_before`
-        self._is_awaited = self._is_apart = False
+        self._is_awaited = False
+        self._head_end: int | None = None  # in fresh bytes, where it went as a segment
         self.is_under_tls = is_closed_early
         self._reuses = 0
         self._rested_at = monotonic()
@@ -75,7 +76,7 @@ class Delivery:
         if sock is None:
             return False
         self._reuses += 1
-        self._is_awaited, self._is_apart = True, False
+        self._is_awaited, self._head_end = True, None
         is_young = self._reuses <= _WARY_EXCHANGES
         is_wary = is_young or monotonic() - self._rested_at >= _WARY_SECONDS
         if is_wary or self.is_under_tls or not self._before:
@@ -96,7 +97,8 @@ class Delivery:
         if sock is None or not self._before:
             return
         now = _read(sock)
-        self._is_apart = now != b"" and _counts(now)[2] > self._counts_before()[1]
+        fresh = _counts(now)[3] if now else 0
+        self._head_end = fresh if fresh > self._counts_before()[2] else None
 
     def end(self, sent: int) -> None:
         """The request has been answered, or has failed. Idempotent.
@@ -128,18 +130,19 @@ class Delivery:
         now = _read(sock)
         if not now:
             return False
-        state, acked, sent = _counts(now)
-        acked_before, sent_before = self._counts_before()
+        state, acked, sent, fresh = _counts(now)
+        acked_before, sent_before, _ = self._counts_before()
         if acked != acked_before:
             return False
         if state == _CLOSE_WAIT:
             return True
-        return state == _CLOSED and (has_fin or sent == sent_before or self._is_apart)
+        is_apart = self._head_end is not None and fresh > self._head_end
+        return state == _CLOSED and (has_fin or sent == sent_before or is_apart)
 
-    def _counts_before(self) -> tuple[int, int]:
-        """What had been acknowledged, and sent, when the request began."""
-        _, acked, sent = _counts(self._before)
-        return acked + self._sent, sent + self._sent
+    def _counts_before(self) -> tuple[int, int, int]:
+        """What had been acknowledged, sent and sent afresh when the request began."""
+        _, acked, sent, fresh = _counts(self._before)
+        return acked + self._sent, sent + self._sent, fresh + self._sent
 
 
 def _read(sock: Socket) -> bytes:
@@ -151,10 +154,14 @@ def _read(sock: Socket) -> bytes:
     return info if len(info) == _INFO.size else b""
 
 
-def _counts(info: bytes) -> tuple[int, int, int]:
-    """The state; how many bytes the peer has acknowledged, and how many have been sent to it."""
+def _counts(info: bytes) -> tuple[int, int, int, int]:
+    """The state; the bytes that the peer has acknowledged, that were sent, and that were not again.
+
+    Of the last two the one is never too low, and the other never too high: the kernel counts what
+    it sends again before it knows that it can.
+    """
     state, acked, sent, sent_again = _INFO.unpack(info)
-    return state, acked, sent - sent_again
+    return state, acked, sent, sent - sent_again
 
 
 def limit_unsent(sock: socket.socket) -> None:

@@ -154,9 +154,13 @@ async def test_a_stream_is_read_with_others_from_its_third_small_read_to_its_end
 @of_either_kind
 async def test_a_large_read_ends_it(reads: Reads) -> None:
     async with streaming(reads) as (stream, peer):
+        reads.latest = -1
         await peer.send(bytes(60_000), stream)
         await peer.send(b"event\n", stream)
         assert len(group_of(reads)) == 0
+        peer.sock.shutdown(socket.SHUT_WR)
+        await stream.until_ended()
+        assert stream.error is None
 
 
 async def test_a_reader_that_pauses_is_not_read_for_until_it_resumes(reads: Reads) -> None:
@@ -357,25 +361,28 @@ async def test_a_socket_that_somebody_else_has_open_too_wakes_nobody_after_its_s
 
 
 @of_either_kind
-async def test_a_socket_that_was_closed_behind_its_back_is_not_told_of_for_ever(
-    reads: Reads,
+async def test_a_socket_that_asyncio_closed_is_not_told_of_for_ever(
+    reads: Reads, certificates: Certificates
 ) -> None:
-    """A forked child has it open, so the kernel goes on watching it."""
+    """A forked child has it open, so the kernel goes on watching it, by a number that is reused."""
     async with streaming(reads) as (other, peer):
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            lost = socket.create_connection(listening.getsockname())
-            accepted, _ = listening.accept()
-        group: Any = group_of(reads)
-        kept = os.dup(lost.fileno())
-        group._epoll.register(lost.fileno(), select.EPOLLIN)
-        lost.close()
-        accepted.sendall(b"more\n")
-        await until(lambda: group._epoll.poll(0) == [])
-        for _ in range(3):
-            await peer.send(b"event\n", other)
-        assert len(group) == 1
-        os.close(kept)
-        accepted.close()
+        lower = os.dup(0)  # for the next one that listens
+        async with streaming_over_tls(reads, certificates) as (stream, writer):
+            descriptor = stream.transport.get_extra_info("socket").fileno()
+            kept = os.dup(descriptor)
+            await stream.end()
+            writer.write(b"more\n")
+            os.close(lower)
+            reads.latest = -1
+            async with streaming(reads) as (successor, its_peer):
+                assert successor.transport.get_extra_info("socket").fileno() == descriptor
+                await peer.send(b"event\n", other)
+                await its_peer.send(b"event\n", successor)
+                group: Any = group_of(reads)
+                await until(lambda: group._epoll.poll(0) == [])
+                assert len(group) == 2
+                await its_peer.send(b"event\n", successor)
+            os.close(kept)
 
 
 def _refuse(handler: Handler) -> None:
