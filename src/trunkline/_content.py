@@ -25,6 +25,7 @@ class RequestContent:
     Attributes:
         size: of content that is bytes.
         is_streamed: it is an async iterable, and is sent as it is produced.
+        is_empty: it is known to have no bytes.
         is_over: all of it has been taken.
     """
 
@@ -49,6 +50,7 @@ class RequestContent:
             self._left = None if length is None else int(length)
         self.size = len(self._whole or b"")
         self.is_streamed = attempt.is_body_untouched = self._pieces is not None
+        self.is_empty = self._left == 0 if self.is_streamed else not self.size
         self.is_over = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:

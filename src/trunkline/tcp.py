@@ -49,7 +49,7 @@ class Delivery:
         is_under_tls: the bytes that are sent are not those that the kernel counts.
     """
 
-    __slots__ = ("_before", "_head_end", "_is_awaited", "_is_closed_early", "_rested_at", "_reuses",
+    __slots__ = ("_before", "_is_apart", "_is_awaited", "_is_closed_early", "_rested_at", "_reuses",
                  "_sent", "_socket", "_twin", "is_under_tls")  # fmt: skip
 
     def __init__(self, sock: Socket | None, *, is_closed_early: bool = False) -> None:
@@ -58,8 +58,7 @@ class Delivery:
         self._twin: socket.socket | None = None
         self._before = b""
         self._sent = 0  # bytes since `_before`
-        self._is_awaited = False
-        self._head_end: int | None = None  # in fresh bytes, where it went as a segment
+        self._is_awaited = self._is_apart = False
         self.is_under_tls = is_closed_early
         self._reuses = 0
         self._rested_at = monotonic()
@@ -76,7 +75,7 @@ class Delivery:
         if sock is None:
             return False
         self._reuses += 1
-        self._is_awaited, self._head_end = True, None
+        self._is_awaited, self._is_apart = True, False
         is_young = self._reuses <= _WARY_EXCHANGES
         is_wary = is_young or monotonic() - self._rested_at >= _WARY_SECONDS
         if is_wary or self.is_under_tls or not self._before:
@@ -92,13 +91,15 @@ class Delivery:
                 self._before = b""
 
     def head_sent(self) -> None:
-        """The head has been handed to the kernel, and no byte of the body yet."""
+        """The head of a request that has a body has been handed to the kernel, and no more of it.
+
+        Without a body the head is the request, and to send it apart proves nothing.
+        """
         sock = self._twin or self._socket
         if sock is None or not self._before:
             return
         now = _read(sock)
-        fresh = _counts(now)[3] if now else 0
-        self._head_end = fresh if fresh > self._counts_before()[2] else None
+        self._is_apart = now != b"" and _counts(now)[3] > self._counts_before()[2]
 
     def end(self, sent: int) -> None:
         """The request has been answered, or has failed. Idempotent.
@@ -130,14 +131,13 @@ class Delivery:
         now = _read(sock)
         if not now:
             return False
-        state, acked, sent, fresh = _counts(now)
+        state, acked, sent, _ = _counts(now)
         acked_before, sent_before, _ = self._counts_before()
         if acked != acked_before:
             return False
         if state == _CLOSE_WAIT:
             return True
-        is_apart = self._head_end is not None and fresh > self._head_end
-        return state == _CLOSED and (has_fin or sent == sent_before or is_apart)
+        return state == _CLOSED and (has_fin or sent == sent_before or self._is_apart)
 
     def _counts_before(self) -> tuple[int, int, int]:
         """What had been acknowledged, sent and sent afresh when the request began."""

@@ -194,18 +194,6 @@ def test_a_head_that_the_kernel_held_back_is_no_segment(pair: Pair) -> None:
 
 
 @linux
-def test_a_head_without_a_body_behind_it_is_one_segment(pair: Pair) -> None:
-    """Its acknowledgement may have waited, as that of any."""
-    pair.delivery.begin()
-    pair.client.sendall(HEAD)
-    pair.delivery.head_sent()
-    pair.reset()
-    pair.await_reset()
-
-    assert not pair.delivery.is_untaken(has_fin=False)
-
-
-@linux
 def test_what_was_sent_and_not_counted_proves_nothing(pair: Pair) -> None:
     for _ in range(40):
         pair.exchange(counted=len(HEAD))

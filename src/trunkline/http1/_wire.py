@@ -65,7 +65,7 @@ class Wire:
         """A request is about to be written."""
         self._request, self._attempt, self._content = request, attempt, content
         is_wary = self._is_used and self._stream.delivery.begin()
-        self._is_apart = is_wary and not request.is_idempotent
+        self._is_apart = is_wary and not content.is_empty and not request.is_idempotent
         self._is_used = True
         self._received = 0
         self.is_sending = self.awaits_head = True

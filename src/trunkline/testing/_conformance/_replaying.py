@@ -31,6 +31,11 @@ async def _produce() -> AsyncIterator[bytes]:
     yield b"order"
 
 
+async def _produce_nothing() -> AsyncIterator[bytes]:
+    for piece in list[bytes]():
+        yield piece
+
+
 class Replaying(Conformance):
     promise = 6
 
@@ -61,6 +66,17 @@ class Replaying(Conformance):
             if self.capabilities().pooled:
                 assert (error.connection_reused, error.request_sent) == (True, True)
             assert [request.target for request in rig.server.requests] == ["/first", "/second"]
+
+    async def test_a_body_that_turns_out_empty_is_no_second_segment(self) -> None:
+        script = [answer(PAGE), expect_request(), rst()]
+        async with self.rig(script, serve(PAGE)) as rig:
+            await rig.fetch("POST", "/first", content=b"order")
+            with pytest.raises(NetworkError) as caught:
+                await rig.fetch(
+                    "POST", "/second", content=_produce_nothing(), headers={"Content-Length": "0"}
+                )
+
+            assert caught.value.replay == "if_idempotent"
 
     @pytest.mark.parametrize(
         "options",
