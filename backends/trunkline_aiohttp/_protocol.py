@@ -151,9 +151,7 @@ class Handler(ResponseHandler, Reader):
             return  # it has failed before
         self.received += size
         try:
-            if not self._has_final and _has_bare_cr(
-                self._recent[-3:] + data if self._recent else data
-            ):
+            if not self._has_final and _has_bare_cr(self._recent[-3:] + data):
                 raise BadHttpMessage("a CR without LF in the head")
             messages, _, _ = parser.feed_data(data)
         except BaseException as error:
@@ -220,10 +218,7 @@ class Handler(ResponseHandler, Reader):
         if payload is not EMPTY_PAYLOAD:
             payload.__class__ = Body
         self._payload = payload
-        self._buffer.append(((message, payload), 0))
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self.feed_data((message, payload))
 
     def _check_end(self, data: bytes) -> None:
         """The response is complete: drop the connection if it is not what `data` ends with."""
@@ -410,14 +405,8 @@ def take_body(payload: StreamReader) -> bytes | None:
 
 def take_rest(payload: StreamReader) -> bytes | None:
     """All that is left of a body, if it is here to its end; else None."""
-    if payload is EMPTY_PAYLOAD:
-        return b""
-    if not payload._eof or payload._exception is not None:
-        return None
-    pieces = payload._buffer
-    rest = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    pieces.clear()
-    return rest
+    is_here = payload is EMPTY_PAYLOAD or (payload._eof and payload._exception is None)
+    return take_body(payload) if is_here else None
 
 
 def is_taken(payload: StreamReader) -> bool:

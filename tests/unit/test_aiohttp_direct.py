@@ -129,7 +129,6 @@ async def test_a_reset_is_told_as_what_it_is() -> None:
 
 async def test_who_fails_at_what_was_delivered_ends_its_connection() -> None:
     async with connected() as (connection, peer):
-        connection.told = []
 
         def fail(data: bytes) -> None:
             raise BlockingIOError  # not the socket's, which has something to read

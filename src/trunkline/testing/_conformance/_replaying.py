@@ -57,7 +57,7 @@ class Replaying(Conformance):
         script = [answer(PAGE), expect_request(), end]
         async with self.rig(script, serve(PAGE)) as rig:
             await rig.fetch("POST", "/first", content=b"order")
-            with pytest.raises(NetworkError) as caught:
+            with pytest.raises(RemoteDisconnected) as caught:
                 await rig.fetch("POST", "/second", content=content)
 
             error = caught.value
@@ -71,7 +71,7 @@ class Replaying(Conformance):
         script = [answer(PAGE), expect_request(), rst()]
         async with self.rig(script, serve(PAGE)) as rig:
             await rig.fetch("POST", "/first", content=b"order")
-            with pytest.raises(NetworkError) as caught:
+            with pytest.raises(RemoteDisconnected) as caught:
                 await rig.fetch(
                     "POST", "/second", content=_produce_nothing(), headers={"Content-Length": "0"}
                 )
