@@ -88,7 +88,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in ("_pool", "_origin"):
+    for module in ("_pool", "_origin", "_queue"):
         monkeypatch.setattr(f"trunkline.pool.{module}.monotonic", made)
     return made
 
@@ -200,6 +200,13 @@ def test_a_fresh_one_is_opened_beside_those_that_are_idle() -> None:
 
     assert have(pool.acquire_nowait(HERE, fresh=True)).pooled is None
     assert pool.snapshot().idle == 1
+
+
+def test_who_wants_a_fresh_one_in_vain_shares_at_once() -> None:
+    pool = make(max_connections=1, multiplexes=True)
+    lease = take(pool, max_exchanges=3)
+
+    assert have(pool.acquire_nowait(HERE, fresh=True)).pooled is lease.pooled
 
 
 def test_releasing_twice_gives_back_once() -> None:
@@ -386,7 +393,7 @@ async def test_an_origin_whose_calls_were_refused_is_forgotten() -> None:
 
     assert pool.acquire_nowait(THERE) is None
     with pytest.raises(PoolFull):
-        await pool.wait(THERE, 1.0)
+        await wait(pool, THERE, 1.0)
 
     assert list(pool.snapshot().origins) == [str(HERE)]
 
@@ -644,6 +651,18 @@ def test_a_retired_pool_keeps_nothing_and_lets_what_is_under_way_finish() -> Non
 # --- waiting, on every loop
 
 
+async def wait(
+    pool: Pool, origin: Origin, seconds: float | None, priority: int = 0, *, fresh: bool = False
+) -> Lease:
+    ticket = pool.queue(origin, seconds, priority, fresh=fresh)
+    try:
+        await ticket.wait()
+        return pool.claim(ticket)
+    except BaseException:
+        pool.leave(ticket)
+        raise
+
+
 class Queue:
     """Callers that wait beside the test; `got` has what came of each, in order."""
 
@@ -658,15 +677,15 @@ class Queue:
         before = self.pool.waiting
         scope = anyio.CancelScope()
 
-        async def wait() -> None:
+        async def queue_up() -> None:
             with scope:
                 try:
-                    self.got.append((name, await self.pool.wait(origin, 10.0, priority)))
+                    self.got.append((name, await wait(self.pool, origin, 10.0, priority)))
                 except TransportError as error:
                     self.got.append((name, error))
 
         assert self.pool.acquire_nowait(origin) is None
-        self.group.start_soon(wait)
+        self.group.start_soon(queue_up)
         await until(lambda: self.pool.waiting > before)
         return scope
 
@@ -762,7 +781,7 @@ async def test_waiting_ends_at_the_deadline_with_the_pools_numbers(seconds: floa
     assert pool.acquire_nowait(THERE) is None
 
     with pytest.raises(PoolTimeout, match=rf"within {seconds:g} s: 1 connections active") as caught:
-        await pool.wait(THERE, seconds)
+        await wait(pool, THERE, seconds)
 
     assert caught.value.phase == "pool"
     assert pool.waiting == 0
@@ -778,7 +797,7 @@ async def test_one_more_than_may_wait_is_refused_at_once() -> None:
         await queue.add("b", THERE)
         assert pool.acquire_nowait(HERE) is None
         with pytest.raises(PoolFull, match="max_waiting is 2"):
-            await pool.wait(HERE, None)
+            await wait(pool, HERE, None)
         lease.release()
         await settle()
         queue.group.cancel_scope.cancel()
@@ -826,7 +845,7 @@ async def test_a_task_that_is_cancelled_when_it_was_served_passes_it_on() -> Non
     lease = take(pool)
     async with asyncio.timeout(10):
         assert pool.acquire_nowait(HERE) is None
-        tasks = [asyncio.ensure_future(pool.wait(HERE, 10.0)) for _ in range(2)]
+        tasks = [asyncio.ensure_future(wait(pool, HERE, 10.0)) for _ in range(2)]
         await until(lambda: pool.waiting == 2)
 
         lease.release()
@@ -861,27 +880,16 @@ async def test_who_waits_for_a_fresh_one_opens_it() -> None:
     assert pool.acquire_nowait(HERE, fresh=True) is None
     got: list[Lease] = []
 
-    async def wait() -> None:
-        got.append(await pool.wait(HERE, None, fresh=True))
+    async def queue_up() -> None:
+        got.append(await wait(pool, HERE, None, fresh=True))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(wait)
+        group.start_soon(queue_up)
         await until(lambda: pool.waiting == 1)
         lease.release()
 
     assert got[0].pooled is None
     assert connection_of(lease).is_closed
-
-
-async def test_who_wants_a_fresh_one_in_vain_shares_at_once() -> None:
-    pool = make(make_runtime(), max_connections=1, multiplexes=True)
-    lease = take(pool, max_exchanges=3)
-    assert pool.acquire_nowait(HERE, fresh=True) is None
-
-    with anyio.fail_after(2):
-        got = await pool.wait(HERE, None, fresh=True)
-
-    assert got.pooled is lease.pooled
 
 
 async def test_a_failed_dial_lets_the_next_one_try() -> None:

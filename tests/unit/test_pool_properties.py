@@ -1,17 +1,15 @@
 """The pool under any order of events: limits hold, nothing leaks, nobody waits for nothing.
 
-Drives `Pool` step by step, without an event loop: a caller that waits is a suspended coroutine, and
-whether it goes on, is cancelled or runs out of time is an event like any other. So every order is
+Drives `Pool` step by step, without an event loop: a caller that waits is a ticket, and whether it
+goes on, is cancelled or runs out of time is an event like any other. So every order is
 tried in which an event loop could run the same calls, the moment between being given a connection
 and waking up included.
 """
 
 from __future__ import annotations
 
-import types
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any, cast
 from unittest import mock
 
@@ -27,6 +25,7 @@ from hypothesis.stateful import (
 from trunkline import Limits, Origin, PoolFull, PoolTimeout, TransportClosed
 from trunkline.pool._origin import Pooled
 from trunkline.pool._pool import Lease, Pool
+from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import Runtime
 
 ORIGINS = (
@@ -38,35 +37,15 @@ STREAMS = 2
 AGE = 30.0
 
 
-class Expired(BaseException):
-    """What the event loop throws into a coroutine at its deadline."""
-
-
-class Cancelled(BaseException):
-    """What the event loop throws into a coroutine that is cancelled."""
-
-
-@types.coroutine
-def suspend() -> Generator[None, None, None]:
-    yield
-
-
 class Waiter:
     def __init__(self, told: Callable[[Waiter], None]) -> None:
-        self.is_set = False
         self._told = told
 
     def set(self) -> None:
-        self.is_set = True
         self._told(self)
 
-    async def wait(self, seconds: float | None) -> None:
-        with suppress(Expired):
-            while not self.is_set:
-                await suspend()
-
     def leave(self) -> None:
-        """Nothing is left of `wait`."""
+        """Nothing is left of waiting."""
 
 
 class SteppedRuntime:
@@ -104,20 +83,11 @@ class Connection:
 class Caller:
     """One that waits for a lease."""
 
-    def __init__(
-        self,
-        origin: Origin,
-        priority: int,
-        number: int,
-        waiter: Waiter,
-        wait: Coroutine[Any, Any, Lease],
-        fresh: bool,
-    ) -> None:
+    def __init__(self, origin: Origin, ticket: Ticket) -> None:
         self.origin = origin
-        self.rank = (-priority, number)
-        self.waiter = waiter
-        self.wait = wait
-        self.fresh = fresh
+        self.ticket = ticket
+        self.waiter = cast("Waiter", ticket.waiter)
+        self.rank = (-ticket.priority, ticket.number)
 
 
 class Holder:
@@ -145,7 +115,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self._clocks = [
             mock.patch(f"trunkline.pool.{module}.monotonic", self.clock)
-            for module in ("_pool", "_origin")
+            for module in ("_pool", "_origin", "_queue")
         ]
         for clock in self._clocks:
             clock.start()
@@ -226,7 +196,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         if lease is not None:
             assert not self.queues[origin], "a newcomer went before those who wait"
-            assert not (fresh and lease.pooled), "asked for a fresh one"
+            assert not (fresh and lease.pooled) or origin.host == "many", "asked for a fresh one"
             self.hold(origin, lease)
             assert lease.pooled is None or lease.pooled.connection.is_usable(), "lent when closed"
         else:
@@ -235,22 +205,15 @@ class PoolMachine(RuleBasedStateMachine):
     def queue_up(self, origin: Origin, priority: int, fresh: bool) -> None:
         waiting = sum(map(len, self.queues.values()))
         most = self.limits.max_waiting
-        coroutine = self.pool.wait(origin, 5.0, priority, fresh=fresh)
         try:
-            coroutine.send(None)
+            ticket = self.pool.queue(origin, 5.0, priority, fresh=fresh)
         except PoolFull:
             assert most is not None
             assert waiting >= most
             return
-        except StopIteration as end:
-            self.hold(origin, end.value)
-            return
         assert most is None or waiting < most
-        waiter = self.runtime.last_waiter
-        assert waiter is not None
         self.numbers += 1
-        caller = Caller(origin, priority, self.numbers, waiter, coroutine, fresh)
-        (self.woken if waiter.is_set else self.queues[origin]).append(caller)
+        self.queues[origin].append(Caller(origin, ticket))
 
     def hold(self, origin: Origin, lease: Lease) -> None:
         holder = Holder(origin, lease)
@@ -259,24 +222,21 @@ class PoolMachine(RuleBasedStateMachine):
         if connection is not None:
             assert connection.origin == origin, "lent to another origin"
 
-    def end_of(self, caller: Caller, error: BaseException | None) -> None:
-        """Let a suspended caller run to its end."""
+    def end_of(self, caller: Caller, *, is_cancelled: bool) -> None:
+        """Let it take what it was served, or be told why there is nothing."""
         try:
-            if error is None:
-                caller.wait.send(None)
-            else:
-                caller.wait.throw(error)
-        except StopIteration as end:
-            self.hold(caller.origin, end.value)
+            if not is_cancelled:
+                self.hold(caller.origin, self.pool.claim(caller.ticket))
+                return
         except PoolTimeout:
-            assert isinstance(error, Expired)
             assert caller not in self.woken
         except TransportClosed:
             assert self.pool.is_closed
-        except Cancelled:
-            assert isinstance(error, Cancelled)
-        else:
-            raise AssertionError("it waits although it was woken")
+        finally:
+            self.forget(caller)
+        self.pool.leave(caller.ticket)
+
+    def forget(self, caller: Caller) -> None:
         if caller in self.woken:
             self.woken.remove(caller)
         elif caller in self.queues[caller.origin]:
@@ -285,13 +245,13 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     @precondition(lambda self: self.woken)
     def wake_up(self, data: st.DataObject) -> None:
-        self.end_of(data.draw(some(self.woken)), None)
+        self.end_of(data.draw(some(self.woken)), is_cancelled=False)
 
-    @rule(data=st.data(), by=some([Cancelled, Expired]))
+    @rule(data=st.data(), is_cancelled=st.booleans())
     @precondition(lambda self: self.suspended())
-    def give_up(self, data: st.DataObject, by: type[BaseException]) -> None:
+    def give_up(self, data: st.DataObject, is_cancelled: bool) -> None:
         """Cancelled or too late, whether it still waits or was served a moment ago."""
-        self.end_of(data.draw(some(self.suspended())), by())
+        self.end_of(data.draw(some(self.suspended())), is_cancelled=is_cancelled)
 
     def suspended(self) -> list[Caller]:
         return [*self.woken, *(caller for queue in self.queues.values() for caller in queue)]
@@ -450,7 +410,7 @@ class PoolMachine(RuleBasedStateMachine):
     def everybody_leaves(self) -> None:
         while self.suspended() or self.leases:
             for caller in self.suspended():
-                self.end_of(caller, Cancelled())
+                self.end_of(caller, is_cancelled=True)
             while self.leases:
                 self.leases.pop().lease.release()
         now = self.pool.snapshot()

@@ -29,6 +29,8 @@ class Load(Protocol):
 class Alarm:
     """`line` is the number of connections in use from which on it is on.
 
+    Before `full_due`, of the monotonic clock, `exhausted` has nothing to say.
+
     Args:
         share: of `most` that is too much; None for never.
         most: `max_connections`; None without a limit.
@@ -38,6 +40,7 @@ class Alarm:
         self._most = most
         self.line: float = inf if share is None or most is None else ceil(share * most)
         self.is_on = False
+        self.full_due: float = inf if self.line == inf else -inf
         self._last: dict[str, float] = {}
 
     def rise(self, load: Load) -> None:
@@ -51,6 +54,7 @@ class Alarm:
     def exhausted(self, load: Load) -> None:
         if self.line != inf:
             self._say("full", "exhausted: %d of %d connections are in use, %d calls wait", load)
+            self.full_due = self._last["full"] + _QUIET_SECONDS
 
     def _say(self, kind: str, message: str, load: Load) -> None:
         now = monotonic()

@@ -44,7 +44,7 @@ class ExchangeAttempt:
     _scope: Scope | None = None
     _deadline: FutureDeadline | None = None
     _due: float | None = None
-    _due_is_total = False
+    due_is_total = False
     phase: Phase = "write"
     bytes_sent = 0
     request_sent = False
@@ -56,12 +56,12 @@ class ExchangeAttempt:
         self._runtime = runtime
         self.timeouts = timeouts
         self._limit = timeouts.write
-        self._total_due = None if timeouts.total is None else started + timeouts.total
+        self.total_due = None if timeouts.total is None else started + timeouts.total
         self.begun = self.head_due_from = started  # until the exchange begins
 
     def renew(self) -> None:
         """The next attempt: nothing of it has happened yet."""
-        self._due, self._due_is_total = None, False
+        self._due, self.due_is_total = None, False
         self.phase, self._limit = "write", self.timeouts.write
         self.bytes_sent = 0
         self.request_sent = self.response_started = False
@@ -78,10 +78,10 @@ class ExchangeAttempt:
                 self.head_due_from = now
         limit = self._limit
         due = None if limit is None else now + limit
-        if self._total_due is not None:
-            self._due_is_total = due is None or self._total_due < due
-            if self._due_is_total:
-                due = self._total_due
+        if self.total_due is not None:
+            self.due_is_total = due is None or self.total_due < due
+            if self.due_is_total:
+                due = self.total_due
         self._due = due
         if self._scope is not None:
             self._scope.move(None if due is None else due - now)
@@ -119,7 +119,7 @@ class ExchangeAttempt:
 
     def _timeout(self) -> TransportTimeout:
         # Not by the clock: uvloop's timers fire up to a millisecond early.
-        if self._due_is_total:
+        if self.due_is_total:
             return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=self.phase)
         name, error, message = _TIMEOUTS[self.phase]
         return error(message.format(getattr(self.timeouts, name)))

@@ -13,6 +13,7 @@ from trunkline._messages import Request, Timings
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._home import Home
 from trunkline.pool._pool import Lease
+from trunkline.pool._queue import Ticket
 from trunkline.pool._watch import Watch
 
 
@@ -21,6 +22,7 @@ class Call(ExchangeAttempt):
 
     attempts = 0
     lease: Lease | None = None
+    ticket: Ticket | None = None
     watch: Watch | None = None
 
     def __init__(self, request: Request, home: Home, timeouts: Timeouts, backend: str) -> None:
@@ -32,12 +34,13 @@ class Call(ExchangeAttempt):
         self.backend = backend
         self.timings = Timings()
 
-    def seconds(self, limit: float | None) -> tuple[float | None, bool]:
-        """`limit`, or what is left of `timeouts.total` if that is less; and whether it is."""
-        if self.timeouts.total is None:
-            return limit, False
-        left = self.started + self.timeouts.total - monotonic()
-        return (left, True) if limit is None or left < limit else (limit, False)
+    def seconds(self, limit: float | None) -> float | None:
+        """`limit`, or what is left of `timeouts.total` if that is less; `due_is_total` says so."""
+        if self.total_due is None:
+            return limit
+        left = self.total_due - monotonic()
+        self.due_is_total = limit is None or left < limit
+        return left if self.due_is_total else limit
 
     def too_late(self, phase: Phase) -> DeadlineExceeded:
         return DeadlineExceeded(f"not over within {self.timeouts.total:g} s", phase=phase)

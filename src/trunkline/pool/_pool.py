@@ -1,11 +1,12 @@
 """The one pool: who may open, use and keep connections, and in which order callers get them.
 
 This module knows counts, queues and times. It does not know how a connection is opened, what an
-exchange is or which library runs it; everything but `wait` is synchronous, so that a lease can be
-given back on every exit, in the middle of a cancellation too.
+exchange is or which library runs it; everything but `drained` is synchronous, so that a lease can
+be given back on every exit, in the middle of a cancellation too.
 
-A call goes: `acquire_nowait`, else `wait`; both give a `Lease`, either on an open connection or on
-a free slot. The holder of a slot dials and calls `attach`. `Lease.release` ends it.
+A call goes: `acquire_nowait`, else `queue` and `claim`; both give a `Lease`, either on an open
+connection or on a free slot. The holder of a slot dials and calls `attach`. `Lease.release` ends
+it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _AGE_JITTER = 0.1
 class Lease:
     """The right to run one exchange on a connection, or to open one. It has one owner.
 
-    `pooled` is None while it is a slot. `waited` is for how many seconds `Pool.wait` did, which
-    gave it.
+    `pooled` is None while it is a slot. `waited` is for how many seconds who got it by
+    `Pool.claim` did.
     """
 
     __slots__ = ("_pool", "_state", "pooled", "reused", "waited")
@@ -131,7 +132,9 @@ class Pool:
     # -- getting a lease -----------------------------------------------------------------------
 
     def acquire_nowait(self, origin: Origin, *, fresh: bool = False) -> Lease | None:
-        """A lease if there is one to be had at once. `fresh`: not on a connection used before.
+        """A lease if there is one to be had at once.
+
+        `fresh`: not on an idle connection; where streams share one, that one is fresh enough.
 
         Raises:
             TransportClosed
@@ -142,6 +145,9 @@ class Pool:
         if state.waiting.size:
             return None
         lease = self._take(state, fresh=fresh)
+        if lease is None and fresh and state.multiplexes:
+            # A stream of a busy connection is as good as a fresh one: nobody waits for that.
+            lease = self._take(state)
         if lease is None:
             self._forget_if_unused(state)
         return lease
@@ -154,60 +160,68 @@ class Pool:
         )
         return state
 
-    async def wait(
+    def queue(
         self, origin: Origin, seconds: float | None, priority: int = 0, *, fresh: bool = False
-    ) -> Lease:
-        """Queue for a lease, after `acquire_nowait` gave none. `fresh`: as there.
+    ) -> Ticket:
+        """A place in the queue, after `acquire_nowait` gave no lease. `fresh`: as there.
+
+        Who has it awaits `ticket.wait()`, `seconds` at most, and calls `claim`; whatever either
+        raises, `leave`.
 
         Raises:
             PoolFull: `max_waiting` calls wait already.
-            PoolTimeout: nothing came free within `seconds`.
-            TransportClosed: the pool was closed meanwhile.
         """
-        self._refuse_when_full()
-        state = self._origins.get(origin) or self._add_origin(origin)
-        if fresh and state.multiplexes:
-            # A stream of a busy connection is as good as a fresh one: nobody waits for that.
-            fresh = False
-            lease = None if state.waiting.size else self._take(state)
-            if lease is not None:
-                lease.waited = 0.0
-                return lease
-        since = monotonic()
-        ticket = Ticket(next(self._numbers), priority, self._runtime.waiter(), fresh=fresh)
-        state.waiting.push(ticket)
-        self._queues[state] = None
-        try:
-            self._alarm.exhausted(self)
-            await ticket.waiter.wait(seconds)
-        except BaseException:
-            ticket.waiter.leave()
-            self._leave_queue(state, ticket)
-            if ticket.lease is not None:
-                ticket.lease.release()
-            raise
-        lease = ticket.lease
-        if lease is not None:
-            lease.waited = waited = monotonic() - since
-            self._waited += 1
-            self._wait_total += waited
-            if waited > self._wait_max:
-                self._wait_max = waited
-            return lease
-        told = self._in_numbers()
-        self._leave_queue(state, ticket)
-        if self.is_closed:
-            raise TransportClosed("the transport was closed while the call waited", phase="pool")
-        raise PoolTimeout(f"no connection became free within {seconds:g} s: {told}")
-
-    def _refuse_when_full(self) -> None:
         most = self._limits.max_waiting
         if most is not None and self.waiting >= most:
             raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
+        state = self._origins.get(origin) or self._add_origin(origin)
+        fresh = fresh and not state.multiplexes  # a share is fresh enough
+        waiter, number = self._runtime.waiter(), next(self._numbers)
+        ticket = Ticket(state, number, priority, waiter, seconds, fresh=fresh)
+        state.waiting.push(ticket)
+        self._queues[state] = None
+        if ticket.since >= self._alarm.full_due:
+            self._warn_that_it_is_full(ticket)
+        return ticket
 
-    def _leave_queue(self, state: OriginState, ticket: Ticket) -> None:
-        self._unqueue(state, ticket)
-        self._forget_if_unused(state)
+    def _warn_that_it_is_full(self, ticket: Ticket) -> None:
+        try:
+            self._alarm.exhausted(self)
+        except BaseException:
+            self.leave(ticket)  # a handler of the log has failed
+            raise
+
+    def claim(self, ticket: Ticket) -> Lease:
+        """What `ticket` was served, once waiting for it is over.
+
+        Raises:
+            PoolTimeout: nothing came free in time.
+            TransportClosed: the pool was closed meanwhile.
+        """
+        lease = ticket.lease
+        if lease is None:
+            raise self._unserved(ticket)
+        lease.waited = waited = monotonic() - ticket.since
+        self._waited += 1
+        self._wait_total += waited
+        if waited > self._wait_max:
+            self._wait_max = waited
+        return lease
+
+    def _unserved(self, ticket: Ticket) -> TransportClosed | PoolTimeout:
+        if self.is_closed:
+            return TransportClosed("the transport was closed while the call waited", phase="pool")
+        return PoolTimeout(
+            f"no connection became free within {ticket.seconds:g} s: {self._in_numbers()}"
+        )
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give up `ticket`, and the lease it may have been served. Idempotent."""
+        ticket.waiter.leave()
+        self._unqueue(ticket)
+        self._forget_if_unused(ticket.origin)
+        if ticket.lease is not None:
+            ticket.lease.release()
 
     def _in_numbers(self) -> str:
         now = self.snapshot()
@@ -400,19 +414,23 @@ class Pool:
 
     def _hand_on(self, state: OriginState, pooled: Pooled, now: float) -> bool:
         """Give a connection that is free to who is next of its origin, if nobody else waits."""
-        if pooled.active > 1 or len(self._queues) > 1:
+        waiting = state.waiting
+        if pooled.active > 1 or len(self._queues) > 1 or waiting.fresh:
             return False
-        ticket = state.waiting.first()
-        pooled.idle_since = now
-        if ticket.fresh or self._max_idle == 0 or self._unfit(pooled, now) is not None:
+        if self._max_idle == 0 or pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
             return False
-        pooled.active = 0
-        ticket.lease = self._lend(pooled, now)
-        self._unqueue(state, ticket)
+        ticket = waiting.pop()
+        if not waiting.size:
+            del self._queues[state]
+        lease = ticket.lease = Lease(self, state, pooled)
+        if lease.reused:
+            self._reused += 1
+        pooled.leased_at = now
         ticket.waiter.set()
         return True
 
-    def _unqueue(self, state: OriginState, ticket: Ticket) -> None:
+    def _unqueue(self, ticket: Ticket) -> None:
+        state = ticket.origin
         state.waiting.remove(ticket)
         if not state.waiting.size:
             self._queues.pop(state, None)
@@ -465,7 +483,7 @@ class Pool:
             ticket = state.waiting.first()
             lease = self._take(state, fresh=ticket.fresh)
             if lease is not None:
-                self._unqueue(state, ticket)
+                self._unqueue(ticket)
                 ticket.lease = lease
                 ticket.waiter.set()
                 return True

@@ -5,64 +5,120 @@ This module knows order. It does not know what is waited for.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
+from collections.abc import Awaitable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trunkline.pool._origin import OriginState
     from trunkline.pool._pool import Lease
     from trunkline.pool._runtime import Waiter
 
 
 class Ticket:
-    """A place in a queue; `lease` is set before the waiter is woken."""
+    """A place in the queue of `origin`; `lease` is set before the waiter is woken.
 
-    __slots__ = ("fresh", "lease", "number", "priority", "waiter")
+    `fresh`: it is not for a connection used before. `since` is of the monotonic clock, `seconds`
+    how long the wait may take. `is_queued` is the queue's.
+    """
 
-    def __init__(self, number: int, priority: int, waiter: Waiter, *, fresh: bool) -> None:
-        self.fresh = fresh
+    __slots__ = ("fresh", "is_queued", "lease", "number", "origin", "priority", "seconds", "since",
+                 "waiter")  # fmt: skip
+
+    is_queued: bool
+
+    def __init__(
+        self,
+        origin: OriginState,
+        number: int,
+        priority: int,
+        waiter: Waiter,
+        seconds: float | None,
+        *,
+        fresh: bool,
+    ) -> None:
+        self.origin = origin
         self.number = number
         self.priority = priority
         self.waiter = waiter
+        self.seconds = seconds
+        self.fresh = fresh
+        self.since = monotonic()
         self.lease: Lease | None = None
+
+    def wait(self) -> Awaitable[None]:
+        """Wait until it is served, or the pool was closed, or for `seconds`."""
+        return self.waiter.wait(self.seconds)
 
 
 class Queue:
-    """`size` tickets in the order in which they are served.
+    """`size` tickets in the order in which they are served; `fresh` of them are so.
 
-    Every operation is O(priorities in use).
+    Every operation is O(priorities in use); `remove` on the average of many.
     """
 
-    __slots__ = ("_lanes", "size")
+    __slots__ = ("_gone", "_lanes", "fresh", "size")
 
     def __init__(self) -> None:
-        # OrderedDict, not dict: taking the first of a dict again and again is quadratic.
-        self._lanes: dict[int, OrderedDict[Ticket, None]] = {}
+        # Who is removed from the middle of a lane stays in it as `_gone`, but never at its head.
+        self._lanes: dict[int, deque[Ticket]] = {}
+        self._gone = 0
         self.size = 0
+        self.fresh = 0
 
     def push(self, ticket: Ticket) -> None:
         lane = self._lanes.get(ticket.priority)
         if lane is None:
-            lane = self._lanes[ticket.priority] = OrderedDict()
-        lane[ticket] = None
+            lane = self._lanes[ticket.priority] = deque()
+        lane.append(ticket)
+        ticket.is_queued = True
         self.size += 1
-
-    def remove(self, ticket: Ticket) -> None:
-        """Take `ticket` out, if it is still in."""
-        lane = self._lanes.get(ticket.priority)
-        if lane is None or ticket not in lane:
-            return
-        del lane[ticket]
-        self.size -= 1
-        if not lane:
-            del self._lanes[ticket.priority]
+        if ticket.fresh:
+            self.fresh += 1
 
     def first(self) -> Ticket:
         """Who is served next; the queue is not empty."""
-        lanes = self._lanes
-        lane = lanes[max(lanes)] if len(lanes) > 1 else next(iter(lanes.values()))
-        return next(iter(lane))
+        return self._lanes[max(self._lanes)][0]
+
+    def pop(self) -> Ticket:
+        """Take out who is served next; the queue is not empty."""
+        priority = max(self._lanes)
+        lane = self._lanes[priority]
+        ticket = lane.popleft()
+        ticket.is_queued = False
+        self.size -= 1
+        if ticket.fresh:
+            self.fresh -= 1
+        if not lane or not lane[0].is_queued:
+            self._trim(priority)
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take `ticket` out, if it is still in."""
+        if not ticket.is_queued:
+            return
+        ticket.is_queued = False
+        self.size -= 1
+        if ticket.fresh:
+            self.fresh -= 1
+        self._gone += 1
+        if self._lanes[ticket.priority][0] is ticket:
+            self._trim(ticket.priority)
+        elif self._gone > self.size:
+            for priority, lane in self._lanes.items():
+                self._lanes[priority] = deque(one for one in lane if one.is_queued)
+            self._gone = 0
+
+    def _trim(self, priority: int) -> None:
+        lane = self._lanes[priority]
+        while lane and not lane[0].is_queued:
+            lane.popleft()
+            self._gone -= 1
+        if not lane:
+            del self._lanes[priority]
 
     def wake_all(self) -> None:
-        for lane in self._lanes.values():
-            for ticket in lane:
-                ticket.waiter.set()
+        """Wake everybody, and nobody is in it any more."""
+        while self.size:
+            self.pop().waiter.set()

@@ -236,10 +236,11 @@ class _FutureDeadline:
 class _AsyncioWaiter:
     __slots__ = ("_future", "_runtime", "due")
 
+    due: float
+
     def __init__(self, runtime: _AsyncioRuntime) -> None:
         self._runtime = runtime
         self._future: asyncio.Future[None] = runtime.loop.create_future()
-        self.due = 0.0
 
     def set(self) -> None:
         self._runtime.scopes.discard(self)

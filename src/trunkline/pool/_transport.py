@@ -11,7 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
 from time import monotonic
 from typing import ClassVar
@@ -43,6 +43,7 @@ from trunkline.pool._call import Call
 from trunkline.pool._home import Home
 from trunkline.pool._origin import Pooled
 from trunkline.pool._pool import Lease
+from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import current_loop, make_runtime, sniff_loop
 from trunkline.pool._watch import Steps, Watch
 from trunkline.proxy import find_proxy
@@ -103,8 +104,9 @@ class PooledTransport(ABC):
                 is_fresh = call.attempts > 0
                 lease = home.pool.acquire_nowait(request.origin, fresh=is_fresh)
                 if lease is None:
-                    lease = await self._queue(call, fresh=is_fresh)
-                    call.timings.queue = lease.waited
+                    ticket = self._queue(call, fresh=is_fresh)
+                    await ticket.wait()
+                    lease = _claim(call, ticket)
                 call.lease, pooled = lease, lease.pooled
                 if pooled is None:
                     pooled = lease.attach(await self._connect(call, request.origin))
@@ -129,34 +131,19 @@ class PooledTransport(ABC):
             self._timeouts = self.config.timeouts.overridden_by(given)
         return self._timeouts
 
-    def _queue(self, call: Call, *, fresh: bool) -> Awaitable[Lease]:
-        request = call.request
-        seconds, is_total = call.seconds(call.timeouts.pool)
-        waiting = call.home.pool.wait(
-            request.origin, seconds, priority=request.priority, fresh=fresh
-        )
-        if call.watch is None and not is_total:
-            return waiting
-        return self._queue_watched(call, waiting, is_total=is_total)
-
-    async def _queue_watched(
-        self, call: Call, waiting: Awaitable[Lease], *, is_total: bool
-    ) -> Lease:
+    def _queue(self, call: Call, *, fresh: bool) -> Ticket:
         if call.watch is not None:
             call.watch.start("queue")
-        try:
-            lease = await waiting
-        except PoolTimeout as error:
-            if is_total:
-                raise call.too_late("pool") from error
-            raise
-        if call.watch is not None:
-            call.watch.end("queue")
-        return lease
+        request = call.request
+        seconds = call.seconds(call.timeouts.pool)
+        call.ticket = ticket = call.home.pool.queue(
+            request.origin, seconds, request.priority, fresh=fresh
+        )
+        return ticket
 
     async def _connect(self, call: Call, origin: Origin) -> Connection:
         dial, home = Steps(call.watch), call.home
-        seconds, is_total = call.seconds(call.timeouts.connect)
+        seconds = call.seconds(call.timeouts.connect)
         with home.dialing(seconds):
             try:
                 connection = await home.dialer.connect(origin, dial)
@@ -171,7 +158,7 @@ class PooledTransport(ABC):
         if home.pool.is_closed:
             raise TransportClosed("the transport was closed meanwhile", phase=dial.phase)
         self._doubt_addresses(home, origin)
-        if is_total:
+        if call.due_is_total:
             raise call.too_late(dial.phase)
         raise ConnectTimeout(f"no connection within {seconds:g} s", phase=dial.phase)
 
@@ -305,6 +292,20 @@ class PooledTransport(ABC):
             self.left_open += [name for name, origin in origins.items() for _ in range(origin.open)]
 
 
+def _claim(call: Call, ticket: Ticket) -> Lease:
+    try:
+        lease = call.home.pool.claim(ticket)
+    except PoolTimeout as error:
+        if call.due_is_total:
+            raise call.too_late("pool") from error
+        raise
+    call.timings.queue = lease.waited
+    if call.watch is not None:
+        call.watch.end("queue")
+    call.ticket = None
+    return lease
+
+
 def _may_go_on(call: Call, lease: Lease | None, error: BaseException) -> bool:
     """End the attempt that `error` has ended; whether the request may be sent once more.
 
@@ -313,6 +314,9 @@ def _may_go_on(call: Call, lease: Lease | None, error: BaseException) -> bool:
     """
     pool, watch = call.home.pool, call.watch
     closed: TransportClosed | None = None
+    if call.ticket is not None:
+        pool.leave(call.ticket)
+        call.ticket = None
     if lease is not None:
         call.end()
         pool.abort(lease)
