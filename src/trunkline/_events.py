@@ -60,5 +60,8 @@ class Observer(Protocol):
     """Sees the events of a transport: `transport.observe(observer)`."""
 
     def on_event(self, event: Event) -> None:
-        """Called in the event loop at each start and end. It must not block or raise."""
+        """Called in the event loop at each start and end. It must not block.
+
+        An `Exception` it raises is logged to `trunkline.observers`, and the call goes on.
+        """
         ...

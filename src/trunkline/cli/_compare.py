@@ -132,6 +132,12 @@ def compare(
     console = Console()
     results = _carry_out(plan, console)
     show(results, console)
+    _write(plan, results, json_file, html_file)
+    if not results.is_clean:
+        raise typer.Exit(1)
+
+
+def _write(plan: Plan, results: Results, json_file: Path | None, html_file: Path | None) -> None:
     if json_file is not None:
         document = json.dumps(as_json(plan.as_json(), _versions(), results), indent=2)
         json_file.write_text(f"{document}\n", encoding="utf-8")
@@ -140,8 +146,6 @@ def compare(
 
         lines = introduction(plan, len({run.backend for run in results.runs}))
         html_file.write_text(report(results, lines, _versions()), encoding="utf-8")
-    if not results.is_clean:
-        raise typer.Exit(1)
 
 
 def _carry_out(plan: Plan, console: Console) -> Results:

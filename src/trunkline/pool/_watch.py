@@ -1,10 +1,12 @@
 """Tells observers what happens: each start once, and each start's end, whatever comes between.
 
-This module knows which steps are open. It does not know what they do.
+This module knows which steps are open. It does not know what they do. What an observer raises goes
+to the log, and no further.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from time import monotonic
 from weakref import ref
@@ -13,6 +15,8 @@ from trunkline._errors import Phase
 from trunkline._events import Event, Observer, Step
 from trunkline._messages import Request, Response
 from trunkline._urls import Origin
+
+logger = logging.getLogger("trunkline.observers")
 
 
 class Watch:
@@ -81,7 +85,15 @@ class Watch:
         )
         for observer in self._observers:
             if observer in self._present:
-                observer.on_event(event)
+                _show(observer, event)
+
+
+def _show(observer: Observer, event: Event) -> None:
+    try:
+        observer.on_event(event)
+    except Exception:
+        # Whoever paid for an answer gets it, and other observers their pairs of events.
+        logger.exception("an observer raised, of type %s; the call goes on", type(observer))
 
 
 class Steps:

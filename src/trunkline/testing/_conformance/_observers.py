@@ -12,6 +12,7 @@ import pytest
 from trunkline._client import Client
 from trunkline._config import Limits
 from trunkline._errors import ConnectError
+from trunkline._events import Event
 from trunkline._registry import available_backends
 from trunkline.testing._conformance._base import Conformance
 from trunkline.testing._conformance._helpers import closed_port, info, until
@@ -26,6 +27,11 @@ from trunkline.testing._script import expect_request, hold, response, send, serv
 
 PAGE = response(200, b"page")
 UNFINISHED = [expect_request(), send(PAGE[:-1]), hold()]
+
+
+class Broken:
+    def on_event(self, event: Event) -> None:
+        raise ZeroDivisionError
 
 
 class Observers(Conformance):
@@ -93,6 +99,26 @@ class Observers(Conformance):
 
             assert one.events == other.events
             assert one.events
+
+    async def test_an_observer_that_raises_is_logged_and_harms_nobody(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with self.rig(serve(PAGE), limits=Limits(max_connections=1)) as rig:
+            held = await rig.send()
+            observe(rig.transport, Broken())
+            with observed(rig.transport) as seen:
+                call = rig.begin_fetch()
+                await until(lambda: rig.transport.snapshot().waiting == 1)
+                await held.aread()
+                answered = await call.result()
+                await rig.transport.aclose()
+
+            assert answered.content == b"page"
+            assert seen.tree() == "request(queue() headers() body())"
+            assert rig.transport.snapshot().open == 0
+            told = [record for record in caplog.records if record.name == "trunkline.observers"]
+            assert len(told) == len(seen.events)
+            assert all("Broken" in record.getMessage() for record in told)
 
     async def test_an_observer_that_was_removed_is_told_nothing_more(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
