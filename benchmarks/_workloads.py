@@ -186,7 +186,7 @@ def quick() -> list[Workload]:
     beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest", "trunkline-client", FLOOR)
     return [
         # Together, so that the rounds of each are spread over more time than a bad moment takes.
-        _small("plain", (1, 20, 100), 0.06, 10, *beside),
+        _small("plain", (1, 20, 100), 0.06, 8, *beside),
         _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
         _small("plain", (100,), 0.1, 1, "trunkline-httpx", "httpx"),  # it takes a second
@@ -197,5 +197,5 @@ def quick() -> list[Workload]:
         _saturated(0.15, 6),  # to start 1,000 callers takes a part of each round
         _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("paced", 45, 5, "trunkline-aiohttp", "aiohttp", "httpx2"),
+        _stream("paced", 45, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
     ]  # fmt: skip
