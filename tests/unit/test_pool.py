@@ -37,8 +37,9 @@ from trunkline import (
     WriteTimeout,
 )
 from trunkline.pool._attempt import ExchangeAttempt
+from trunkline.pool._lease import Lease
 from trunkline.pool._origin import Pooled
-from trunkline.pool._pool import Lease, Pool
+from trunkline.pool._pool import Pool
 from trunkline.pool._runtime import Runtime, make_runtime
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in ("_pool", "_origin", "_queue"):
+    for module in ("_pool", "_lease", "_origin", "_queue"):
         monkeypatch.setattr(f"trunkline.pool.{module}.monotonic", made)
     return made
 

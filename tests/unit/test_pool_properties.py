@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 )
 
 from trunkline import Limits, Origin, PoolFull, PoolTimeout, TransportClosed
+from trunkline.pool._lease import Lease
 from trunkline.pool._origin import Pooled
-from trunkline.pool._pool import Lease, Pool
+from trunkline.pool._pool import Pool
 from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import Runtime
 
@@ -115,7 +116,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 1000.0
         self._clocks = [
             mock.patch(f"trunkline.pool.{module}.monotonic", self.clock)
-            for module in ("_pool", "_origin", "_queue")
+            for module in ("_pool", "_lease", "_origin", "_queue")
         ]
         for clock in self._clocks:
             clock.start()

@@ -12,7 +12,7 @@ from trunkline._errors import DeadlineExceeded, Phase, TransportError
 from trunkline._messages import Request, Timings
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._home import Home
-from trunkline.pool._pool import Lease
+from trunkline.pool._lease import Lease
 from trunkline.pool._queue import Ticket
 from trunkline.pool._watch import Watch
 

@@ -24,50 +24,10 @@ from trunkline._contract import Connection, Multiplexing, PoolSnapshot
 from trunkline._errors import PoolFull, PoolTimeout, TransportClosed
 from trunkline._urls import Origin
 from trunkline.pool._alarm import Alarm
+from trunkline.pool._lease import Lease
 from trunkline.pool._origin import OriginState, Pooled, has_precedence, origin_snapshot, turn
 from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import Runtime
-
-_AGE_JITTER = 0.1
-
-
-class Lease:
-    """The right to run one exchange on a connection, or to open one. It has one owner.
-
-    `pooled` is None while it is a slot. `waited` is for how many seconds who got it by
-    `Pool.claim` did.
-    """
-
-    __slots__ = ("_pool", "_state", "pooled", "reused", "waited")
-
-    waited: float
-
-    def __init__(self, pool: Pool, state: OriginState, pooled: Pooled | None) -> None:
-        self._pool: Pool | None = pool
-        self._state = state
-        self.pooled = pooled
-        self.reused = pooled is not None and pooled.exchanges > 0
-
-    def attach(self, connection: Connection) -> Pooled:
-        """The slot's connection is open.
-
-        Raises:
-            TransportClosed: the pool was closed meanwhile, and the connection with it.
-        """
-        pool = self._pool
-        if pool is None or pool.is_closed:
-            connection.close()
-            raise TransportClosed(
-                "the transport was closed while a connection was being opened", phase="connect"
-            )
-        self.pooled = pool.attach(self._state, connection)
-        return self.pooled
-
-    def release(self, now: float | None = None) -> None:
-        """Give it back. Synchronous and idempotent. `now`: of the monotonic clock, if known."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.take_back(self._state, self.pooled, now or monotonic())
 
 
 def _when_changed(pool: ref[Pool]) -> Callable[[], None]:

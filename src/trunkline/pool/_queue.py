@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trunkline.pool._lease import Lease
     from trunkline.pool._origin import OriginState
-    from trunkline.pool._pool import Lease
     from trunkline.pool._runtime import Waiter
 
 

@@ -41,8 +41,8 @@ from trunkline.dns import Resolver, refuse_dns
 from trunkline.pool._body import LeasedBody
 from trunkline.pool._call import Call
 from trunkline.pool._home import Home
+from trunkline.pool._lease import Lease
 from trunkline.pool._origin import Pooled
-from trunkline.pool._pool import Lease
 from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import current_loop, make_runtime, sniff_loop
 from trunkline.pool._watch import Steps, Watch
