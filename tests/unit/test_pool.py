@@ -859,6 +859,31 @@ async def test_a_task_that_is_cancelled_when_it_was_served_passes_it_on() -> Non
     assert pool.snapshot().idle == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "is_kept"),
+    [({"keepalive_expiry": 0.0}, False), ({"max_keepalive_connections": 0}, True)],
+    ids=["kept for no time", "none idle"],
+)
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_connection_that_is_not_to_sit_idle_goes_to_who_waits_unless_it_expires_at_once(
+    limits: dict[str, Any], is_kept: bool, others: int
+) -> None:
+    pool = make(make_runtime(), max_connections=1, **limits)
+    lease = take(pool)
+    queue = Queue(pool)
+    async with anyio.create_task_group() as queue.group:
+        await queue.add("a")
+        for _ in range(others):
+            await queue.add("b", THERE)
+        lease.release()
+        await until(lambda: bool(queue.got))
+        queue.group.cancel_scope.cancel()
+
+    got = cast("Lease", queue.got[0][1])
+    assert got.pooled is (lease.pooled if is_kept else None)
+    assert connection_of(lease).is_closed != is_kept
+
+
 async def test_what_everybody_gives_up_is_left_idle() -> None:
     pool = make(make_runtime(), max_connections=1)
     lease = take(pool)

@@ -377,7 +377,7 @@ class Pool:
         waiting = state.waiting
         if pooled.active > 1 or len(self._queues) > 1 or waiting.fresh:
             return False
-        if self._max_idle == 0 or pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
+        if pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
             return False
         ticket = waiting.pop()
         if not waiting.size:
