@@ -859,6 +859,20 @@ async def test_a_task_that_is_cancelled_when_it_was_served_passes_it_on() -> Non
     assert pool.snapshot().idle == 1
 
 
+async def test_who_leaves_twice_does_not_undo_what_others_did_since() -> None:
+    pool = make(make_runtime(), max_connections=2, max_connections_per_host=1)
+    elsewhere, lease = take(pool, THERE), have(pool.acquire_nowait(HERE))
+    ticket = pool.queue(HERE, None)
+    pool.leave(ticket)
+    lease.release()
+    have(pool.acquire_nowait(HERE))
+
+    pool.leave(ticket)
+
+    elsewhere.release()
+    assert pool.acquire_nowait(HERE) is None
+
+
 @pytest.mark.parametrize(
     ("limits", "is_kept"),
     [({"keepalive_expiry": 0.0}, False), ({"max_keepalive_connections": 0}, True)],

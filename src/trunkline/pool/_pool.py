@@ -450,8 +450,9 @@ class Pool:
         return False
 
     def _forget_if_unused(self, state: OriginState) -> None:
-        if not state.held and not state.waiting.size and not state.keeps_ready:
-            self._origins.pop(state.name, None)
+        is_used = state.held or state.waiting.size or state.keeps_ready
+        if not is_used and self._origins.get(state.name) is state:
+            del self._origins[state.name]
 
     # -- keeping house -----------------------------------------------------------------------------
 
