@@ -67,7 +67,8 @@ class Slots:
         heappush(self._queue, ticket)
         self.waiting += 1
         try:
-            self._alarm.exhausted(self)
+            if since >= self._alarm.full_due:
+                self._alarm.exhausted(self)
             await ticket.waiter.wait(seconds)
         except BaseException:
             ticket.waiter.leave()

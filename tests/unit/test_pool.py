@@ -7,6 +7,7 @@ holds under any order of events is in test_pool_properties.py.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
@@ -36,6 +37,7 @@ from trunkline import (
     TransportError,
     WriteTimeout,
 )
+from trunkline.pool._alarm import Alarm
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._lease import Lease
 from trunkline.pool._origin import Pooled
@@ -857,6 +859,69 @@ async def test_a_task_that_is_cancelled_when_it_was_served_passes_it_on() -> Non
     assert got.pooled is lease.pooled
     got.release()
     assert pool.snapshot().idle == 1
+
+
+async def test_who_is_given_a_connection_in_the_queue_has_it_from_then_on(clock: Clock) -> None:
+    pool = make(make_runtime(), max_connections=1)
+    lease = take(pool)
+    ticket = pool.queue(HERE, 10.0)
+    clock.now += 7.0
+
+    lease.release()
+
+    got = pool.claim(ticket)
+    assert pooled_of(got).leased_at == clock.now
+    assert got.waited == 7.0
+
+
+async def test_that_calls_wait_is_said_at_most_once_in_ten_seconds(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trunkline.pool._alarm.monotonic", clock)
+    pool = Pool(Limits(max_connections=1), make_runtime(), alarm=Alarm(1.0, 1))
+    take(pool)
+    caplog.clear()
+
+    for seconds in (0.0, 9.0, 2.0, 9.0, 2.0):
+        clock.now += seconds
+        pool.queue(HERE, 10.0)
+
+    assert [record.getMessage().rpartition(", ")[2] for record in caplog.records] == [
+        "1 calls wait",
+        "3 calls wait",
+        "5 calls wait",
+    ]
+
+
+async def test_a_log_handler_that_raises_leaves_nobody_in_the_queue() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError
+
+    pool = Pool(Limits(max_connections=1), make_runtime(), alarm=Alarm(1.0, 1))
+    take(pool)
+    broken = Broken()
+    logging.getLogger("trunkline.pool").addHandler(broken)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            pool.queue(HERE, 10.0)
+    finally:
+        logging.getLogger("trunkline.pool").removeHandler(broken)
+
+    assert pool.waiting == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nothing_watches_a_deadline_that_nobody_waits_for_any_more() -> None:
+    runtime = make_runtime()
+    pool = make(runtime, max_connections=1)
+    take(pool)
+    ticket = pool.queue(HERE, 10.0)
+    ticket.wait()
+
+    pool.leave(ticket)
+
+    assert cast("Any", runtime).scopes == set()
 
 
 async def test_who_leaves_twice_does_not_undo_what_others_did_since() -> None:

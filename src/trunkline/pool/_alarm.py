@@ -29,7 +29,7 @@ class Load(Protocol):
 class Alarm:
     """`line` is the number of connections in use from which on it is on.
 
-    Before `full_due`, of the monotonic clock, `exhausted` has nothing to say.
+    Before `full_due`, of the monotonic clock, there is no need to call `exhausted`.
 
     Args:
         share: of `most` that is too much; None for never.
@@ -52,9 +52,8 @@ class Alarm:
         self._say("low", "back to %d of %d connections in use, %d calls wait", load)
 
     def exhausted(self, load: Load) -> None:
-        if self.line != inf:
-            self._say("full", "exhausted: %d of %d connections are in use, %d calls wait", load)
-            self.full_due = self._last["full"] + _QUIET_SECONDS
+        self._say("full", "exhausted: %d of %d connections are in use, %d calls wait", load)
+        self.full_due = self._last["full"] + _QUIET_SECONDS
 
     def _say(self, kind: str, message: str, load: Load) -> None:
         now = monotonic()

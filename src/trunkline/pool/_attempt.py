@@ -61,7 +61,7 @@ class ExchangeAttempt:
 
     def renew(self) -> None:
         """The next attempt: nothing of it has happened yet."""
-        self._due, self.due_is_total = None, False
+        self._due = None
         self.phase, self._limit = "write", self.timeouts.write
         self.bytes_sent = 0
         self.request_sent = self.response_started = False

@@ -94,7 +94,8 @@ class Pool:
     def acquire_nowait(self, origin: Origin, *, fresh: bool = False) -> Lease | None:
         """A lease if there is one to be had at once.
 
-        `fresh`: not on an idle connection; where streams share one, that one is fresh enough.
+        `fresh`: to open a connection; where calls share them and no new one may be opened, on one
+        that is there.
 
         Raises:
             TransportClosed
@@ -135,7 +136,7 @@ class Pool:
         if most is not None and self.waiting >= most:
             raise PoolFull(f"max_waiting is {most}: {self._in_numbers()}")
         state = self._origins.get(origin) or self._add_origin(origin)
-        fresh = fresh and not state.multiplexes  # a share is fresh enough
+        fresh = fresh and not state.multiplexes
         waiter, number = self._runtime.waiter(), next(self._numbers)
         ticket = Ticket(state, number, priority, waiter, seconds, fresh=fresh)
         state.waiting.push(ticket)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Ticket:
     """A place in the queue of `origin`; `lease` is set before the waiter is woken.
 
-    `fresh`: it is not for a connection used before. `since` is of the monotonic clock, `seconds`
+    `fresh`: it is for a connection yet to be opened. `since` is of the monotonic clock, `seconds`
     how long the wait may take. `is_queued` is the queue's.
     """
 

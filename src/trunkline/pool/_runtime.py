@@ -61,7 +61,7 @@ class Waiter(Protocol):
         ...
 
     def leave(self) -> None:
-        """Whoever waited was interrupted."""
+        """Nobody waits any more."""
         ...
 
 

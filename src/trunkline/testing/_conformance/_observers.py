@@ -23,7 +23,7 @@ from trunkline.testing._conformance._recorder import (
     tree,
     without_names,
 )
-from trunkline.testing._script import expect_request, hold, response, send, serve
+from trunkline.testing._script import answer, expect_request, fin, hold, response, send, serve
 
 PAGE = response(200, b"page")
 UNFINISHED = [expect_request(), send(PAGE[:-1]), hold()]
@@ -176,6 +176,18 @@ class Observers(Conformance):
             reasons = [e.reason for e in seen.connections(is_end=True)]
             assert reasons == ["aborted", "surplus", "shutdown"]
             assert {e.reason for e in seen.connections(is_end=False)} == {None}
+
+    async def test_the_connection_of_a_call_that_waited_and_failed_ends_as_aborted(self) -> None:
+        limits = Limits(max_connections=1)
+        async with self.rig([answer(PAGE), expect_request(), fin()], limits=limits) as rig:
+            with observed(rig.transport) as seen:
+                held = await rig.send()
+                call = rig.start(lambda: rig.fetch("POST", content=b"order"))
+                await until(lambda: rig.transport.snapshot().waiting == 1)
+                await held.aread()
+                await call.failure()
+
+                assert [e.reason for e in seen.connections(is_end=True)] == ["aborted"]
 
     async def test_a_connection_ends_once_for_each_that_began(self) -> None:
         async with self.rig(serve(PAGE)) as rig:
