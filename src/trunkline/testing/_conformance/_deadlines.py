@@ -10,8 +10,10 @@ import pytest
 
 from trunkline._config import Limits, Timeouts
 from trunkline._errors import (
+    ConnectTimeout,
     DeadlineExceeded,
     HeadersTimeout,
+    PoolTimeout,
     ReadTimeout,
     TransportTimeout,
     WriteTimeout,
@@ -19,6 +21,7 @@ from trunkline._errors import (
 from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import counts, unanswering_port
 from trunkline.testing._script import (
+    answer,
     drain,
     drip,
     expect_head,
@@ -195,6 +198,24 @@ class Deadlines(Conformance):
             assert error.phase == "body"
 
     # -- which ones hold ---------------------------------------------------------------------------
+
+    async def test_a_deadline_that_is_due_before_the_total_one_has_its_own_error(self) -> None:
+        limits, timeouts = Limits(max_connections=1), Timeouts(pool=0.1, headers=0.1, total=20.0)
+        script = [answer(PAGE), expect_request(), hold()]
+        async with self.rig(script, limits=limits, timeouts=timeouts) as rig:
+            held = await rig.send()
+            with pytest.raises(PoolTimeout):
+                await rig.fetch()
+            await held.aread()
+            await _times_out(rig, HeadersTimeout)
+
+    @needs("pooled")
+    async def test_no_connection_within_its_time_is_told_so_although_there_is_a_total_one(
+        self,
+    ) -> None:
+        async with self.rig(serve(), timeouts=Timeouts(connect=0.1, total=20.0)) as rig:
+            with unanswering_port() as port, pytest.raises(ConnectTimeout):
+                await rig.fetch_url(f"http://127.0.0.1:{port}/")
 
     async def test_timeouts_of_the_request_replace_the_transports(self) -> None:
         async with self.rig([expect_request(), hold()], timeouts=Timeouts(headers=20.0)) as rig:
