@@ -194,7 +194,7 @@ def quick() -> list[Workload]:
         _small("http2", (1,), 0.07, 4, "trunkline-aiohttp", "httpx", "httpx2"),
         _small("http2", (20, 100), 0.1, 2, "trunkline-aiohttp", "httpx", "httpx2"),
         _growth(0.1, 3),
-        _saturated(0.15, 6),  # to start 1,000 callers takes a part of each round
+        _saturated(0.3, 4),  # longer: to start 1,000 callers takes a part of each round
         _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
         _stream("paced", 45, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
