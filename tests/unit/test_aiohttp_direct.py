@@ -127,16 +127,20 @@ async def test_a_reset_is_told_as_what_it_is() -> None:
         await connection.until(told=ConnectionResetError)
 
 
-async def test_who_fails_at_what_was_delivered_ends_its_connection() -> None:
+# The first is not the socket's, which has something to read.
+@pytest.mark.parametrize("error", [BlockingIOError, asyncio.CancelledError])
+async def test_who_fails_at_what_was_delivered_ends_its_connection(
+    error: type[BaseException],
+) -> None:
     async with connected() as (connection, peer):
 
         def fail(data: bytes) -> None:
-            raise BlockingIOError  # not the socket's, which has something to read
+            raise error
 
         reading = Reading(connection.transport, memoryview(bytearray(100)), fail)
         call_when_readable(connection.transport, reading.read)
         peer.sendall(b"one")
-        await connection.until(told=BlockingIOError)
+        await connection.until(told=error)
 
 
 async def test_nothing_is_read_of_a_connection_that_was_aborted() -> None:

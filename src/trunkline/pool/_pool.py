@@ -375,14 +375,12 @@ class Pool:
 
     def _hand_on(self, state: OriginState, pooled: Pooled, now: float) -> bool:
         """Give a connection that is free to who is next of its origin, if nobody else waits."""
-        waiting = state.waiting
-        if pooled.active > 1 or len(self._queues) > 1 or waiting.fresh:
+        if pooled.active > 1 or len(self._queues) > 1:
             return False
-        if pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
+        ticket = state.waiting.first()
+        if ticket.fresh or pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
             return False
-        ticket = waiting.pop()
-        if not waiting.size:
-            del self._queues[state]
+        self._unqueue(ticket)
         lease = ticket.lease = Lease(self, state, pooled)
         if lease.reused:
             self._reused += 1

@@ -53,19 +53,18 @@ class Ticket:
 
 
 class Queue:
-    """`size` tickets in the order in which they are served; `fresh` of them are so.
+    """`size` tickets in the order in which they are served.
 
     Every operation is O(priorities in use); `remove` on the average of many.
     """
 
-    __slots__ = ("_gone", "_lanes", "fresh", "size")
+    __slots__ = ("_gone", "_lanes", "size")
 
     def __init__(self) -> None:
         # Who is removed from the middle of a lane stays in it as `_gone`, but never at its head.
         self._lanes: dict[int, deque[Ticket]] = {}
         self._gone = 0
         self.size = 0
-        self.fresh = 0
 
     def push(self, ticket: Ticket) -> None:
         lane = self._lanes.get(ticket.priority)
@@ -74,25 +73,10 @@ class Queue:
         lane.append(ticket)
         ticket.is_queued = True
         self.size += 1
-        if ticket.fresh:
-            self.fresh += 1
 
     def first(self) -> Ticket:
         """Who is served next; the queue is not empty."""
         return self._lanes[max(self._lanes)][0]
-
-    def pop(self) -> Ticket:
-        """Take out who is served next; the queue is not empty."""
-        priority = max(self._lanes)
-        lane = self._lanes[priority]
-        ticket = lane.popleft()
-        ticket.is_queued = False
-        self.size -= 1
-        if ticket.fresh:
-            self.fresh -= 1
-        if not lane or not lane[0].is_queued:
-            self._trim(priority)
-        return ticket
 
     def remove(self, ticket: Ticket) -> None:
         """Take `ticket` out, if it is still in."""
@@ -100,25 +84,26 @@ class Queue:
             return
         ticket.is_queued = False
         self.size -= 1
-        if ticket.fresh:
-            self.fresh -= 1
-        self._gone += 1
-        if self._lanes[ticket.priority][0] is ticket:
-            self._trim(ticket.priority)
-        elif self._gone > self.size:
-            for priority, lane in self._lanes.items():
-                self._lanes[priority] = deque(one for one in lane if one.is_queued)
-            self._gone = 0
-
-    def _trim(self, priority: int) -> None:
-        lane = self._lanes[priority]
+        lane = self._lanes[ticket.priority]
+        if lane[0] is not ticket:
+            self._gone += 1
+            if self._gone > self.size:
+                self._forget_gone()
+            return
+        lane.popleft()
         while lane and not lane[0].is_queued:
             lane.popleft()
             self._gone -= 1
         if not lane:
-            del self._lanes[priority]
+            del self._lanes[ticket.priority]
+
+    def _forget_gone(self) -> None:
+        for priority, lane in self._lanes.items():
+            self._lanes[priority] = deque(one for one in lane if one.is_queued)
+        self._gone = 0
 
     def wake_all(self) -> None:
-        """Wake everybody, and nobody is in it any more."""
-        while self.size:
-            self.pop().waiter.set()
+        for lane in self._lanes.values():
+            for ticket in lane:
+                if ticket.is_queued:
+                    ticket.waiter.set()
