@@ -87,7 +87,7 @@ class SSEDecoder:
             self._is_between
             and chunk.startswith(b"data: ")
             and chunk.endswith(b"\n\n")
-            and chunk.count(b"\n") == 2
+            and chunk.find(b"\n") == len(chunk) - 2
             and _CR not in chunk
             and len(chunk) <= self._max
         ):

@@ -19,6 +19,7 @@ import pytest
 from trunkline import (
     CertificateError,
     ConnectError,
+    ConnectionInfo,
     DeadlineExceeded,
     DecodeError,
     GoAway,
@@ -31,17 +32,23 @@ from trunkline import (
     PoolTimeout,
     ReadTimeout,
     RemoteDisconnected,
+    Request,
+    Response,
     StreamRefused,
     Timeouts,
+    Timings,
     TransportClosed,
     TransportError,
     WriteTimeout,
 )
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._attempt import ExchangeAttempt
+from trunkline.pool._body import LeasedBody
+from trunkline.pool._call import Call
 from trunkline.pool._lease import Lease
 from trunkline.pool._origin import Pooled
 from trunkline.pool._pool import Pool
+from trunkline.pool._queue import Ticket
 from trunkline.pool._runtime import Runtime, make_runtime
 
 pytestmark = pytest.mark.anyio
@@ -1148,3 +1155,11 @@ async def test_the_deadline_of_the_phase_is_told_when_it_comes_first() -> None:
 
     with pytest.raises(HeadersTimeout, match=r"0\.01 s"):
         await attempt.wait(anyio.sleep_forever())
+
+
+@pytest.mark.parametrize(
+    "kind", [Call, ConnectionInfo, Lease, LeasedBody, Request, Response, Ticket, Timings]
+)
+def test_what_is_made_for_each_call_has_no_dict_of_its_own(kind: type) -> None:
+    """How much memory a call takes must not depend on how many others had begun before it."""
+    assert kind.__dictoffset__ == 0

@@ -40,28 +40,29 @@ _OTHERS_MOVE_IT = frozenset({"write", "request"})
 class ExchangeAttempt:
     """Implements `trunkline.Attempt` for the pool."""
 
-    # No slots: what most exchanges never set stays on the class.
-    _scope: Scope | None = None
-    _deadline: FutureDeadline | None = None
-    _due: float | None = None
-    due_is_total = False
-    phase: Phase = "write"
-    bytes_sent = 0
-    request_sent = False
-    response_started = False
-    is_body_untouched = False
-    is_untaken = False
+    # Slots: without them, an attribute that the first instances have not had yet, all of them made
+    # before one went on, would give each later instance a dict of its own.
+    __slots__ = ("_deadline", "_due", "_limit", "_runtime", "_scope", "begun", "bytes_sent",
+                 "due_is_total", "head_due_from", "is_body_untouched", "is_untaken", "phase",
+                 "request_sent", "response_started", "timeouts", "total_due")  # fmt: skip
+
+    phase: Phase
+    request_sent: bool
+    response_started: bool
 
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
+        self._scope: Scope | None = None
+        self._deadline: FutureDeadline | None = None
         self.timeouts = timeouts
-        self._limit = timeouts.write
         self.total_due = None if timeouts.total is None else started + timeouts.total
+        self.due_is_total = False
         self.begun = self.head_due_from = started  # until the exchange begins
+        self.renew()
 
     def renew(self) -> None:
         """The next attempt: nothing of it has happened yet."""
-        self._due = None
+        self._due: float | None = None
         self.phase, self._limit = "write", self.timeouts.write
         self.bytes_sent = 0
         self.request_sent = self.response_started = False

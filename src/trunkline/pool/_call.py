@@ -20,10 +20,8 @@ from trunkline.pool._watch import Watch
 class Call(ExchangeAttempt):
     """A call, and the attempt of it that is under way."""
 
-    attempts = 0
-    lease: Lease | None = None
-    ticket: Ticket | None = None
-    watch: Watch | None = None
+    __slots__ = ("attempts", "backend", "home", "lease", "request", "started", "ticket", "timings",
+                 "watch")  # fmt: skip
 
     def __init__(self, request: Request, home: Home, timeouts: Timeouts, backend: str) -> None:
         now = monotonic()
@@ -33,6 +31,10 @@ class Call(ExchangeAttempt):
         self.home = home
         self.backend = backend
         self.timings = Timings()
+        self.attempts = 0
+        self.lease: Lease | None = None
+        self.ticket: Ticket | None = None
+        self.watch: Watch | None = None
 
     def seconds(self, limit: float | None) -> float | None:
         """`limit`, or what is left of `timeouts.total` if that is less; `due_is_total` says so."""
