@@ -46,14 +46,20 @@ class Results:
     """What was not measured, and why."""
 
     def add(self, cells: Iterable[Cell]) -> None:
-        """Clients that were not measured together may share a cell; no ratio is taken of them."""
+        """What is measured a second time adds to the rounds of the first.
+
+        Clients that were not measured together may share a cell; no ratio is taken of them.
+        """
         for cell in cells:
             known = self.cell(cell.workload, cell.in_flight)
             if known is None:
                 self.cells.append(cell)
             else:
-                known.rounds.update(cell.rounds)
+                for name, rounds in cell.rounds.items():
+                    known.rounds.setdefault(name, []).extend(rounds)
                 known.failed.update(cell.failed)
+                for name in known.failed:
+                    known.rounds.pop(name, None)
 
     def cell(self, workload: str, in_flight: int) -> Cell | None:
         for cell in self.cells:

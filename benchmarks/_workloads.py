@@ -182,20 +182,27 @@ def full() -> list[Workload]:
 
 
 def quick() -> list[Workload]:
-    """Only what a bar is about, each in short rounds: many, where the figure is near the bar."""
+    """Only what a bar is about, each in short rounds; at two times, where a figure is near its bar.
+
+    A bad moment of the machine takes seconds.
+    """
     beside = ("trunkline-aiohttp", "aiohttp", "pyreqwest", "trunkline-client", FLOOR)
-    return [
-        # Together, so that the rounds of each are spread over more time than a bad moment takes.
-        _small("plain", (1, 20, 100), 0.06, 8, *beside),
-        _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
+    streamed = ("trunkline-aiohttp", "aiohttp", "httpx2")
+    near_their_bars = [
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
+        _saturated(0.3, 2),  # longer: to start 1,000 callers takes a part of each round
+        _stream("bursts", 500, 3, *streamed),
+        _stream("unpaced", 200, 2, *streamed),
+        _stream("paced", 45, 2, *streamed),
+    ]
+    return [
+        *near_their_bars,
+        _small("plain", (1, 20, 100), 0.06, 6, *beside),
+        _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.1, 1, "trunkline-httpx", "httpx"),  # it takes a second
         _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),
         _small("http2", (1,), 0.07, 4, "trunkline-aiohttp", "httpx", "httpx2"),
         _small("http2", (20, 100), 0.1, 2, "trunkline-aiohttp", "httpx", "httpx2"),
         _growth(0.1, 3),
-        _saturated(0.3, 4),  # longer: to start 1,000 callers takes a part of each round
-        _stream("bursts", 500, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("unpaced", 200, 3, "trunkline-aiohttp", "aiohttp", "httpx2"),
-        _stream("paced", 45, 4, "trunkline-aiohttp", "aiohttp", "httpx2"),
-    ]  # fmt: skip
+        *near_their_bars,
+    ]
