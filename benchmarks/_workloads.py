@@ -196,8 +196,8 @@ def quick() -> list[Workload]:
         _stream("paced", 45, 2, *streamed),
     ]
     return [
-        *near_their_bars,
         _small("plain", (1, 20, 100), 0.06, 6, *beside),
+        *near_their_bars,
         _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.1, 1, "trunkline-httpx", "httpx"),  # it takes a second
         _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),

@@ -217,6 +217,18 @@ def test_the_exit_code_is_1_below_a_bar(monkeypatch: pytest.MonkeyPatch) -> None
     assert "1 of 1 bars met" in capture.get()
 
 
+def test_what_is_measured_at_two_times_is_one_figure() -> None:
+    results = Results(kind="quick", date="2026-01-01 00:00 UTC")
+    for rates in ((100.0, 200.0), (300.0,)):
+        rounds = {name: [of_rate(rate) for rate in rates] for name in ("one", "other")}
+        results.add([Cell("small-plain", 1, rounds)])
+    (cell,) = results.cells
+    assert cell.median("one", "rate") == pytest.approx(200.0)
+
+    results.add([Cell("small-plain", 1, {"one": [of_rate(1.0)]}, {"other": "it broke"})])
+    assert list(cell.rounds) == ["one"]
+
+
 # -- what is written -----------------------------------------------------------------------------
 
 
