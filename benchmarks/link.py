@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,14 +37,14 @@ from benchmarks.clients import Spec, specs
 RTT = 0.05
 """Seconds."""
 CALLS = 20
-AGENTS = 3
+AGENTS = 5
 """In each client's process, a part of a round trip apart: none is in another's way."""
 
 _CLIENT, _SERVER = "10.213.77.1", "10.213.77.2"
 _SET_INTERFACE = 0x400454CA  # TUNSETIFF
 _TUN, _NO_PACKET_INFO = 0x0001, 0x1000
 _MTU = 1500
-_HANDSHAKES = 9
+_HANDSHAKES = 5  # before the first client and after each
 _WARMING, _WARMING_SECONDS = 40, 0.3
 _IDLE_ROUNDS = 100_000  # a few milliseconds
 
@@ -67,7 +67,7 @@ class Trips:
     """By client: the agent's round trips in each mode, and those of each step of its first call."""
 
     rtt: float = RTT
-    """Seconds of a round trip, as a bare TCP handshake takes it."""
+    """Seconds of a round trip, as bare TCP handshakes between the clients' turns take it."""
 
     agents: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     steps: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
@@ -84,31 +84,38 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGEN
         stack.enter_context(_awake(client_core))
         target = Target(url=f"{nginx.tls}/small", ca_file=nginx.ca_file)
         path = f"/run/netns/{client}"
-        trips = Trips(rtt=_round_trip(path, urlsplit(nginx.plain).port or 0, client_core))
+        handshakes = stack.enter_context(_handshakes(path, nginx.plain, client_core))
+        trips = Trips()
         workers = [stack.enter_context(start(spec, client_core, namespace=path)) for spec in chosen]
         with ThreadPoolExecutor(len(workers) or 1) as pool:
             ready = [pool.submit(_warm_up, worker, target) for worker in workers]
             wait(ready)
+        took = handshakes()
         for worker, warmed in zip(workers, ready, strict=True):
             try:
                 warmed.result()
                 _one(worker, target, modes, agents, trips)
             except (MissingLibrary, ClientFailed) as error:
                 trips.failed[worker.spec.name] = str(error)
+            took += handshakes()
+    trips.rtt = median(took)
+    for seconds in (*trips.agents.values(), *trips.steps.values()):
+        for name in seconds:
+            seconds[name] /= trips.rtt
     return trips
 
 
 def _one(worker: Worker, target: Target, modes: Iterable[Mode], agents: int, trips: Trips) -> None:
+    """Add the client's seconds to `trips`."""
     for mode in modes:
         if mode == "warmed" and not worker.spec.is_ours:
             continue
         trip = worker.agent(
             Agent(mode=mode, target=target, calls=CALLS, together=agents, apart=RTT / agents)
         )
-        trips.agents.setdefault(worker.spec.name, {})[mode] = trip.total / trips.rtt
+        trips.agents.setdefault(worker.spec.name, {})[mode] = trip.total
         if trip.steps:
-            steps = {step: took / trips.rtt for step, took in trip.steps.items()}
-            trips.steps[worker.spec.name] = steps
+            trips.steps[worker.spec.name] = dict(trip.steps)
 
 
 def _warm_up(worker: Worker, target: Target) -> None:
@@ -141,22 +148,27 @@ def _idle(core: int, parent: int) -> None:
             pass
 
 
-def _round_trip(namespace: str, port: int, core: int) -> float:
-    """The median of a few TCP handshakes, from a process in that namespace."""
+@contextmanager
+def _handshakes(namespace: str, url: str, core: int) -> Generator[Callable[[], list[float]]]:
+    """What measures a few TCP handshakes, in seconds, from a process in that namespace."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_connect, namespace, port, core).result()
+    where = (namespace, core)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_go, initargs=where) as pool:
+        yield lambda: pool.submit(_connect, urlsplit(url).port or 0).result()
 
 
-def _connect(namespace: str, port: int, core: int) -> float:
+def _go(namespace: str, core: int) -> None:
     enter(namespace)
     pin(0, core)
+
+
+def _connect(port: int) -> list[float]:
     took: list[float] = []
     for _ in range(_HANDSHAKES):
         began = monotonic()
         with socket.create_connection((_SERVER, port)):
             took.append(monotonic() - began)
-    return median(took)
+    return took
 
 
 @contextmanager
