@@ -121,8 +121,8 @@ class _StandIn(asyncio.BaseProtocol):
 
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
-    __slots__ = ("_buffer", "_group", "_is_tls", "_member", "_of_a_stream", "_read",
-                 "_read_alone")  # fmt: skip
+    __slots__ = ("_buffer", "_group", "_has_answered", "_is_tls", "_member", "_of_a_stream",
+                 "_read", "_read_alone")  # fmt: skip
 
     _group: Together  # that `_member` is of
     _read: Callable[[], None]  # of one without TLS
@@ -133,6 +133,7 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         self._buffer = reads.buffer
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self._of_a_stream = 0
+        self._has_answered = False
         self._member: Member | None = None
 
     def begin(self) -> None:
@@ -181,7 +182,13 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
                 self._of_a_stream = 0
 
     def _go_on_with_answers(self) -> None:
-        """Where it is the only one that is read the event loop is the shorter way."""
+        """Where it is the only one that is read the event loop is the shorter way.
+
+        Its first answer may be its last, and does not count.
+        """
+        if not self._has_answered:
+            self._has_answered = True
+            return
         reads, me = self._reads, id(self)
         is_alone = reads.latest in (0, me) or self._transport.is_closing()
         if reads.answers is not None and not is_alone:

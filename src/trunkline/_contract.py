@@ -286,9 +286,8 @@ class Connection(Protocol):
         ...
 
 
-@runtime_checkable
 class Multiplexing(Protocol):
-    """What a connection that carries many exchanges has besides."""
+    """What a connection that carries many exchanges has besides, and no other."""
 
     on_change: Callable[[], None] | None
     """Set by the pool. Called when `max_exchanges` has changed, or it has become unusable."""

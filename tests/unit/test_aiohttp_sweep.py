@@ -439,6 +439,22 @@ async def test_answers_are_read_together_where_more_connections_than_one_are_in_
     assert len(answers) == 0
 
 
+@pytest.mark.parametrize("reads", ["answers"], indirect=True)
+async def test_a_connection_joins_the_others_with_its_second_answer(reads: Reads) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport, stream = await asyncio.get_running_loop().create_connection(
+            Stream, *listening.getsockname()
+        )
+        accepted, _ = listening.accept()
+    with accepted:
+        read_for(stream, transport, reads)
+        await Peer(accepted).send(b"the only answer, it may be\n", stream)
+        assert len(group_of(reads)) == 0
+        await Peer(accepted).send(b"another\n", stream)
+        assert len(group_of(reads)) == 1
+        await stream.end()
+
+
 async def test_what_turns_out_to_be_a_stream_moves_and_its_next_answer_moves_back(
     reads: Reads,
 ) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
 from time import monotonic
-from typing import Literal
+from typing import Literal, cast
 from weakref import ref
 
 from trunkline._config import Limits
@@ -335,8 +335,8 @@ class Pool:
             self._on_change(pooled, None)
         if state.keeps_ready:
             self._refill(state)
-        if isinstance(connection, Multiplexing):
-            connection.on_change = _when_changed(ref(self))
+        if hasattr(connection, "on_change"):  # isinstance of a Protocol takes microseconds
+            cast(Multiplexing, connection).on_change = _when_changed(ref(self))
             self._serve_waiting()
         elif state.multiplexes:
             state.multiplexes = connection.max_exchanges > 1
