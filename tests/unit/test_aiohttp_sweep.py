@@ -87,10 +87,10 @@ class Peer:
 
 
 @asynccontextmanager
-async def streaming(
+async def connected(
     reads: Reads, protocol: type[Stream] = Stream
 ) -> AsyncGenerator[tuple[Stream, Peer]]:
-    """A stream that has come far enough to be read together with others."""
+    """A connection on which nothing has come yet."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         transport, stream = await asyncio.get_running_loop().create_connection(
             protocol, *listening.getsockname()
@@ -98,13 +98,21 @@ async def streaming(
         accepted, _ = listening.accept()
     with accepted:
         read_for(stream, transport, reads)
-        peer = Peer(accepted)
-        for _ in range(3):
-            await peer.send(b"event\n", stream)
         try:
-            yield stream, peer
+            yield stream, Peer(accepted)
         finally:
             await stream.end()
+
+
+@asynccontextmanager
+async def streaming(
+    reads: Reads, protocol: type[Stream] = Stream
+) -> AsyncGenerator[tuple[Stream, Peer]]:
+    """A stream that has come far enough to be read together with others."""
+    async with connected(reads, protocol) as (stream, peer):
+        for _ in range(3):
+            await peer.send(b"event\n", stream)
+        yield stream, peer
 
 
 @pytest.fixture
@@ -441,18 +449,11 @@ async def test_answers_are_read_together_where_more_connections_than_one_are_in_
 
 @pytest.mark.parametrize("reads", ["answers"], indirect=True)
 async def test_a_connection_joins_the_others_with_its_second_answer(reads: Reads) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        transport, stream = await asyncio.get_running_loop().create_connection(
-            Stream, *listening.getsockname()
-        )
-        accepted, _ = listening.accept()
-    with accepted:
-        read_for(stream, transport, reads)
-        await Peer(accepted).send(b"the only answer, it may be\n", stream)
+    async with connected(reads) as (stream, peer):
+        await peer.send(b"the only answer, it may be\n", stream)
         assert len(group_of(reads)) == 0
-        await Peer(accepted).send(b"another\n", stream)
+        await peer.send(b"another\n", stream)
         assert len(group_of(reads)) == 1
-        await stream.end()
 
 
 async def test_what_turns_out_to_be_a_stream_moves_and_its_next_answer_moves_back(
