@@ -5,9 +5,9 @@ than many a one itself. What is out of the ordinary is left to it: an end, and a
 full.
 
 This module knows asyncio's selector transports, below their public surface: `_sock`, `_conn_lost`,
-`_buffer`, `_read_ready_cb`, which is called when there is something to read, and `_fatal_error`;
-and of the loop `_ready`, the queue of what it runs. It does not know what is read or written. A
-test holds the lowest and the newest Python supported to what is relied on.
+`_buffer`, `_read_ready_cb`, which is called when there is something to read, and `_fatal_error`. It
+does not know what is read or written. A test holds the lowest and the newest Python supported to
+what is relied on.
 """
 
 # pyright: reportPrivateUsage=false
@@ -65,22 +65,6 @@ class Reading:
 def call_when_readable(transport: Any, callback: Callable[[], None]) -> None:
     """Have the loop call it, until the transport is given another protocol."""
     transport._read_ready_cb = callback
-
-
-def read_and_pass_on(loop: Any, read: Callable[[], None]) -> None:
-    """Call `read`, and run what it has made ready, if the loop would run just that next.
-
-    So it is where nothing was ready before: the loop runs in order. It is spared to end its round,
-    and to look for what else there is, between an answer and the task that waits for it.
-    """
-    ready = loop._ready
-    is_next = not ready
-    read()
-    if is_next:
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
 
 
 def writer(transport: asyncio.Transport) -> Deliver:

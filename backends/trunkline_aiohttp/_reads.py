@@ -15,14 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
-from trunkline_aiohttp._direct import (
-    Reading,
-    call_when_readable,
-    is_of_selector_loop,
-    read_and_pass_on,
-)
+from trunkline_aiohttp._direct import Reading, call_when_readable, is_of_selector_loop
 from trunkline_aiohttp._sweep import CAN_READ_TOGETHER, Member, Sweep, Together
 
 _SIZE = 65536
@@ -122,11 +116,10 @@ class _StandIn(asyncio.BaseProtocol):
 
 class _SmallReads(_StandIn, asyncio.BufferedProtocol):
     __slots__ = ("_buffer", "_group", "_has_answered", "_is_tls", "_member", "_of_a_stream",
-                 "_read", "_read_alone")  # fmt: skip
+                 "_read")  # fmt: skip
 
     _group: Together  # that `_member` is of
     _read: Callable[[], None]  # of one without TLS
-    _read_alone: Callable[[], None]
 
     def __init__(self, protocol: Reader, transport: asyncio.Transport, reads: Reads) -> None:
         super().__init__(protocol, transport, reads)
@@ -140,9 +133,7 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
         super().begin()
         if is_of_selector_loop(self._transport):
             self._read = Reading(self._transport, self._buffer, self._receive).read
-            loop = asyncio.get_running_loop()
-            self._read_alone = partial(read_and_pass_on, loop, self._read)
-            call_when_readable(self._transport, self._read_alone)
+            call_when_readable(self._transport, self._read)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -206,7 +197,7 @@ class _SmallReads(_StandIn, asyncio.BufferedProtocol):
             self._group.leave(self._member)
             self._member = None
             if not self._is_tls:
-                call_when_readable(self._transport, self._read_alone)
+                call_when_readable(self._transport, self._read)
 
     def _on_resumed(self) -> None:
         """The loop has it again, since its reader had paused."""

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from trunkline_aiohttp._direct import is_of_selector_loop, read_and_pass_on
+from trunkline_aiohttp._direct import is_of_selector_loop
 
 _REST = 0.003  # seconds
 _LONGEST_REST = 0.01
@@ -148,17 +148,10 @@ class Together:
                 continue  # it has left since, by way of another one's event
             transport = member.transport
             if event == select.EPOLLIN and not (transport._paused or transport._closing):
-                if len(ready) == 1:
-                    self._read_one(member)
-                else:
-                    member.read()
+                member.read()
             if event != select.EPOLLIN or transport._paused or transport._closing:
                 self.leave(member)  # an end is asyncio's to read
         return bool(ready)
-
-    def _read_one(self, member: Member) -> None:
-        """Nobody else has anything to be read."""
-        read_and_pass_on(self._loop, member.read)
 
     def _watch_anew(self) -> None:
         """Be rid of a socket that was closed before it left, and that a child process has open.
@@ -229,9 +222,6 @@ class Sweep(Together):
                 self._timer = None
                 if self._members:
                     self._listen()
-
-    def _read_one(self, member: Member) -> None:
-        member.read()  # the next event, which may be here before its turn, is read with it
 
     def _look(self) -> bool:
         looked_at = self._loop.time()

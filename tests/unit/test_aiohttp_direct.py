@@ -10,12 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from trunkline_aiohttp._direct import (
-    Reading,
-    call_when_readable,
-    read_and_pass_on,
-    writer,
-)
+from trunkline_aiohttp._direct import Reading, call_when_readable, writer
 
 pytestmark = pytest.mark.anyio
 
@@ -205,45 +200,3 @@ async def test_a_write_after_the_end_is_no_error() -> None:
         await connection.until(told=type(None))
         peer.settimeout(5)
         assert peer.recv(100) == b""
-
-
-class Turns:
-    """What ran, in order: a read that wakes two, one of whom wakes another."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.ran: list[str] = []
-        self._all = asyncio.Event()
-
-    def read(self) -> None:
-        self.loop.call_soon(self.ran.append, "cancelled").cancel()
-        self.loop.call_soon(self._wake_another)
-
-    def _wake_another(self) -> None:
-        self.ran.append("woken")
-        self.loop.call_soon(self._end)
-
-    def _end(self) -> None:
-        self.ran.append("another")
-        self._all.set()
-
-    def pass_on(self) -> None:
-        read_and_pass_on(self.loop, self.read)
-        self.ran.append("the round goes on")
-
-    async def all(self) -> list[str]:
-        await self._all.wait()
-        return self.ran
-
-
-async def test_who_is_woken_by_the_last_read_of_a_round_runs_at_once() -> None:
-    turns = Turns()
-    turns.loop.call_later(0.001, turns.pass_on)
-    assert await turns.all() == ["woken", "the round goes on", "another"]
-
-
-async def test_who_is_woken_by_a_read_overtakes_nobody() -> None:
-    turns = Turns()
-    turns.loop.call_soon(turns.pass_on)
-    turns.loop.call_soon(turns.ran.append, "ready before")
-    assert await turns.all() == ["the round goes on", "ready before", "woken", "another"]

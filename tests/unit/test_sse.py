@@ -187,6 +187,22 @@ def test_only_the_standards_line_ends_end_a_line() -> None:
     assert data_of(odd.encode()) == [odd[6:-2]]
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"data: a\nid: 3\n\n",
+        b"data: a\ndata: b\n\n",
+        b"data: a\n\ndata: b\n\n",
+        b"data: a\n\n\n\n",
+        b"data: a\rid: 3\n\n",
+    ],
+)
+def test_a_chunk_that_begins_and_ends_as_one_line_of_data_may_hold_more(chunk: bytes) -> None:
+    before = b"data: 1\n\n"
+    found = events(before, chunk)
+    assert [(e.event, e.data, e.id, e.retry) for e in found] == by_the_standard(before + chunk)
+
+
 names = st.sampled_from([b"data", b"event", b"id", b"retry", b"x"])
 marks = st.sampled_from([b":", b": ", b" ", b"\n", b"\r", b"\r\n", b"\n\n"])
 values = st.sampled_from(
