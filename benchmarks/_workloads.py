@@ -119,14 +119,14 @@ def _growth(seconds: float, rounds: int) -> Workload:
     )
 
 
-def _saturated(seconds: float, rounds: int, *beside: str) -> Workload:
+def _saturated(seconds: float, rounds: int, *clients: str) -> Workload:
     return Workload(
         name="saturated",
         title="50 connections: 50 callers, and 1,000",
         loads=tuple(Load(in_flight=n, seconds=seconds) for n in (50, 1000)),
         connections=50,
         rounds=rounds,
-        clients=(*OURS, *beside),
+        clients=clients,
     )
 
 
@@ -173,7 +173,7 @@ def full() -> list[Workload]:
         *bodies,
         churn,
         _growth(0.3, 3),
-        _saturated(0.3, 3, "aiohttp", "pyreqwest"),
+        _saturated(0.3, 3, *OURS, "aiohttp", "pyreqwest"),
         _sdk(0.4, 3),
         _stream("bursts", 500, 4),
         _stream("unpaced", 500, 2),
@@ -190,7 +190,8 @@ def quick() -> list[Workload]:
     streamed = ("trunkline-aiohttp", "aiohttp", "httpx2")
     near_their_bars = [
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
-        _saturated(0.3, 2),  # longer: to start 1,000 callers takes a part of each round
+        # Longer: to start 1,000 callers takes a part of each round.
+        _saturated(0.3, 2, "trunkline-aiohttp"),
         _stream("bursts", 500, 3, *streamed),
         _stream("unpaced", 200, 2, *streamed),
         _stream("paced", 45, 2, *streamed),
@@ -204,5 +205,6 @@ def quick() -> list[Workload]:
         _small("http2", (1,), 0.07, 4, "trunkline-aiohttp", "httpx", "httpx2"),
         _small("http2", (20, 100), 0.1, 2, "trunkline-aiohttp", "httpx", "httpx2"),
         _growth(0.1, 3),
+        _saturated(0.2, 2, "trunkline-httpx"),
         *near_their_bars,
     ]

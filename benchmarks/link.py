@@ -44,7 +44,7 @@ _CLIENT, _SERVER = "10.213.77.1", "10.213.77.2"
 _SET_INTERFACE = 0x400454CA  # TUNSETIFF
 _TUN, _NO_PACKET_INFO = 0x0001, 0x1000
 _MTU = 1500
-_HANDSHAKES = 5  # before the first client and after each
+_HANDSHAKES = 3  # before the first client and after each
 _WARMING, _WARMING_SECONDS = 40, 0.3
 _IDLE_ROUNDS = 100_000  # a few milliseconds
 
