@@ -175,9 +175,9 @@ def full() -> list[Workload]:
         _growth(0.3, 3),
         _saturated(0.3, 3, *OURS, "aiohttp", "pyreqwest"),
         _sdk(0.4, 3),
-        _stream("bursts", 500, 4),
+        _stream("bursts", 500, 3),
         _stream("unpaced", 500, 2),
-        _stream("paced", 250, 2),
+        _stream("paced", 125, 4),
     ]
 
 
