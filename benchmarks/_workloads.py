@@ -191,20 +191,20 @@ def quick() -> list[Workload]:
     near_their_bars = [
         _small("plain", (100,), 0.06, 3, "httpx2-on-trunkline", "openai-aiohttp", "httpx2"),
         # Longer: to start 1,000 callers takes a part of each round.
-        _saturated(0.3, 2, "trunkline-aiohttp"),
+        _saturated(0.25, 3, "trunkline-aiohttp"),
         _stream("bursts", 500, 3, *streamed),
         _stream("unpaced", 200, 2, *streamed),
-        _stream("paced", 45, 2, *streamed),
+        _stream("paced", 40, 2, *streamed),
     ]
     return [
-        _small("plain", (1, 20, 100), 0.06, 6, *beside),
+        _small("plain", (1, 20, 100), 0.045, 6, *beside),
         *near_their_bars,
-        _small("plain", (1, 20), 0.07, 3, "trunkline-httpx", "httpx"),
+        _small("plain", (1, 20), 0.07, 2, "trunkline-httpx", "httpx"),
         _small("plain", (100,), 0.1, 1, "trunkline-httpx", "httpx"),  # it takes a second
         _small("plain", (500,), 0.2, 1, "trunkline-httpx", "httpx2"),
-        _small("http2", (1,), 0.07, 4, "trunkline-aiohttp", "httpx", "httpx2"),
-        _small("http2", (20, 100), 0.1, 2, "trunkline-aiohttp", "httpx", "httpx2"),
-        _growth(0.1, 3),
-        _saturated(0.2, 2, "trunkline-httpx"),
+        _small("http2", (1,), 0.07, 3, "trunkline-aiohttp", "httpx", "httpx2"),
+        _small("http2", (20, 100), 0.07, 2, "trunkline-aiohttp", "httpx", "httpx2"),
+        _growth(0.1, 2),
+        _saturated(0.3, 2, "trunkline-httpx"),
         *near_their_bars,
     ]
