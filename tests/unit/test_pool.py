@@ -1137,6 +1137,23 @@ def test_how_much_was_sent_is_yes_no_or_in_between(
     assert (error.request_sent, error.bytes_sent) == (expected, sent)
 
 
+def test_of_an_attempt_that_is_renewed_nothing_has_happened_yet() -> None:
+    attempt, new = (
+        ExchangeAttempt(cast("Runtime", None), Timeouts(write=1, headers=2), 0.0) for _ in range(2)
+    )
+    attempt.begin("headers")
+    attempt.begin("body")
+    attempt.bytes_sent = 5
+    attempt.response_started = attempt.is_body_untouched = attempt.is_untaken = True
+    attempt.head_due_from = 0.0  # set when the next exchange begins
+
+    attempt.renew()
+
+    for name in ExchangeAttempt.__slots__:
+        assert getattr(attempt, name) == getattr(new, name), name
+    assert new.due_is_total is False
+
+
 async def test_the_total_deadline_is_told_from_the_others_whenever_it_fires() -> None:
     """Timers of uvloop have whole milliseconds and fire early: the clock cannot tell."""
     for _ in range(20):
