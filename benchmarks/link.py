@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import _nginx
 from benchmarks._cores import clean_up_when_told_to_end, cores, enter, pin
-from benchmarks._model import Agent, Load, Mode, Target
+from benchmarks._model import Agent, Load, Mode, Target, Trip
 from benchmarks._worker import ClientFailed, MissingLibrary, Worker, start
 from benchmarks.clients import Spec, specs
 
@@ -85,7 +85,7 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGEN
         target = Target(url=f"{nginx.tls}/small", ca_file=nginx.ca_file)
         path = f"/run/netns/{client}"
         handshakes = stack.enter_context(_handshakes(path, nginx.plain, client_core))
-        trips = Trips()
+        trips, ran = Trips(), list[tuple[str, Mode, Trip]]()
         workers = [stack.enter_context(start(spec, client_core, namespace=path)) for spec in chosen]
         with ThreadPoolExecutor(len(workers) or 1) as pool:
             ready = [pool.submit(_warm_up, worker, target) for worker in workers]
@@ -94,28 +94,31 @@ def measure(chosen: Iterable[Spec], modes: Iterable[Mode], *, agents: int = AGEN
         for worker, warmed in zip(workers, ready, strict=True):
             try:
                 warmed.result()
-                _one(worker, target, modes, agents, trips)
+                for mode, trip in _agents(worker, target, modes, agents):
+                    ran.append((worker.spec.name, mode, trip))
             except (MissingLibrary, ClientFailed) as error:
                 trips.failed[worker.spec.name] = str(error)
             took += handshakes()
     trips.rtt = median(took)
-    for seconds in (*trips.agents.values(), *trips.steps.values()):
-        for name in seconds:
-            seconds[name] /= trips.rtt
+    for name, mode, trip in ran:
+        trips.agents.setdefault(name, {})[mode] = trip.total / trips.rtt
+        if trip.steps:
+            trips.steps[name] = {step: seconds / trips.rtt for step, seconds in trip.steps.items()}
     return trips
 
 
-def _one(worker: Worker, target: Target, modes: Iterable[Mode], agents: int, trips: Trips) -> None:
-    """Add the client's seconds to `trips`."""
+def _agents(
+    worker: Worker, target: Target, modes: Iterable[Mode], agents: int
+) -> Iterator[tuple[Mode, Trip]]:
     for mode in modes:
         if mode == "warmed" and not worker.spec.is_ours:
             continue
-        trip = worker.agent(
-            Agent(mode=mode, target=target, calls=CALLS, together=agents, apart=RTT / agents)
+        yield (
+            mode,
+            worker.agent(
+                Agent(mode=mode, target=target, calls=CALLS, together=agents, apart=RTT / agents)
+            ),
         )
-        trips.agents.setdefault(worker.spec.name, {})[mode] = trip.total
-        if trip.steps:
-            trips.steps[worker.spec.name] = dict(trip.steps)
 
 
 def _warm_up(worker: Worker, target: Target) -> None:

@@ -47,8 +47,6 @@ class ExchangeAttempt:
                  "request_sent", "response_started", "timeouts", "total_due")  # fmt: skip
 
     phase: Phase
-    request_sent: bool
-    response_started: bool
 
     def __init__(self, runtime: Runtime, timeouts: Timeouts, started: float) -> None:
         self._runtime = runtime
