@@ -86,40 +86,37 @@ class AiohttpConnection:
         return not events or (self._may_hold_tickets and events[0][1] == select.POLLIN)
 
     async def exchange(self, request: Request, attempt: Attempt) -> AiohttpExchange:
+        return await self.begin(request, attempt).answer()
+
+    def begin(self, request: Request, attempt: Attempt) -> AiohttpExchange:
+        """Write `request`, if it can be written at once and whole."""
         protocol, content = self.protocol, request.content
-        if protocol.transport is None:
-            raise trunkline.RemoteDisconnected("the connection was closed while it was idle")
         protocol.begin(without_body=request.method == "HEAD")
         exchange = AiohttpExchange(self, attempt)
         was_reused, self._is_reused = self._is_reused, True
         is_wary = was_reused and self.delivery.begin()
         try:
+            if protocol.transport is None:
+                raise trunkline.RemoteDisconnected("the connection was closed while it was idle")
             if content is None:
                 exchange.sent(self.write(request, b""))
-            elif type(content) is not bytes or len(content) > SLICE or request.expects_continue:
-                exchange.upload = Upload(self, request, attempt)
-            elif is_wary and content and not request.is_idempotent:
-                exchange.sent(await self._write_apart(request, content))
+            elif (
+                type(content) is not bytes
+                or len(content) > SLICE
+                or (request.fields.controls and request.expects_continue)
+                or (is_wary and content and not request.is_idempotent)
+            ):
+                exchange.left = request
             else:
                 exchange.sent(self.write(request, content))
-            while not exchange.is_answered:
-                waiter = protocol.head_waiter()
-                if waiter is not None:
-                    await attempt.wait(waiter)
-                exchange.take_head()
-        except Exception as error:  # noqa: BLE001  # it is raised below
-            failure = exchange.failure(error, has_head=False)
+        except Exception as error:  # noqa: BLE001  # `answer` raises it
+            exchange.left = error
         except BaseException:
             exchange.close()
             raise
-        else:
-            return exchange
-        finally:
-            self.delivery.end(attempt.bytes_sent)
-        exchange.close()
-        raise failure
+        return exchange
 
-    async def _write_apart(self, request: Request, body: bytes) -> int:
+    async def write_apart(self, request: Request, body: bytes) -> int:
         """Write the body as a TCP segment of its own: see `trunkline.tcp.Delivery.begin`."""
         size = self.write(request, b"")
         await self.flush()
@@ -191,7 +188,7 @@ class AiohttpExchange:
     """Implements `trunkline.Exchange`."""
 
     __slots__ = ("_attempt", "_connection", "_payload", "_protocol", "headers", "http_version",
-                 "is_answered", "is_over", "raw_headers", "reason_phrase", "status_code",
+                 "is_over", "left", "raw_headers", "reason_phrase", "status_code",
                  "upload")  # fmt: skip
 
     _payload: StreamReader
@@ -205,8 +202,9 @@ class AiohttpExchange:
         self._connection = connection
         self._protocol = connection.protocol
         self._attempt = attempt
+        self.left: Request | Exception | None = None  # to send, or to raise, by `answer`
         self.upload: Upload | None = None
-        self.is_answered = self.is_over = False
+        self.is_over = False
 
     def sent(self, size: int) -> None:
         """The whole request, of `size` bytes, has been handed to the transport."""
@@ -217,22 +215,60 @@ class AiohttpExchange:
         else:
             attempt.begin("headers")
 
-    def take_head(self) -> None:
-        """Take a response head that has come, 1xx included."""
+    def wake(self, waiter: asyncio.Future[None]) -> bool:
+        """See `trunkline.BegunExchange`."""
+        is_sent = self.left is None and self.upload is None
+        return is_sent and self._protocol.wake_at_head(waiter)
+
+    async def answer(self) -> AiohttpExchange:
+        """See `trunkline.BegunExchange`."""
+        attempt, protocol = self._attempt, self._protocol
+        try:
+            if self.left is not None:
+                await self._go_on(self.left)
+            is_answered = False
+            while not is_answered:
+                waiter = protocol.head_waiter()
+                if waiter is not None:
+                    await attempt.wait(waiter)
+                is_answered = self._take_head()
+        except Exception as error:  # noqa: BLE001  # it is raised below
+            failure = self.failure(error, has_head=False)
+        except BaseException:
+            self.close()
+            raise
+        else:
+            self._connection.delivery.end(attempt.bytes_sent)
+            return self
+        self.close()
+        raise failure
+
+    async def _go_on(self, left: Request | Exception) -> None:
+        if isinstance(left, Exception):
+            raise left
+        request, content = left, left.content
+        if type(content) is not bytes or len(content) > SLICE or request.expects_continue:
+            self.upload = Upload(self._connection, request, self._attempt)
+        else:
+            self.sent(await self._connection.write_apart(request, content))
+
+    def _take_head(self) -> bool:
+        """Take a response head that has come; whether it is no interim one (1xx)."""
         message, self._payload = self._protocol.take_head()
         self._attempt.response_started = True
         code = message.code
         if code >= 200:
             self._accept(message)
-            self.is_answered = True
-        elif code < 100:
+            return True
+        if code < 100:
             raise trunkline.RemoteProtocolError("the response has a status below 100")
-        elif code == 101:
+        if code == 101:
             raise trunkline.RemoteProtocolError("the server switched protocols unasked (101)")
-        elif self._protocol.heads > _MOST_INTERIM:
+        if self._protocol.heads > _MOST_INTERIM:
             raise trunkline.LimitExceeded(f"more than {_MOST_INTERIM} interim (1xx) responses")
-        elif code == 100 and self.upload is not None:
+        if code == 100 and self.upload is not None:
             self.upload.go_on()
+        return False
 
     def _accept(self, message: RawResponseMessage) -> None:
         headers, version = message.headers, message.version
@@ -286,6 +322,7 @@ class AiohttpExchange:
         if self.is_over:
             return
         self.is_over = True
+        self._connection.delivery.end(self._attempt.bytes_sent)
         self._stop_upload()
         self._connection.close()
 

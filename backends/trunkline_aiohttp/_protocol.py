@@ -267,7 +267,10 @@ class Handler(ResponseHandler, Reader):
         if exc_cause is not _EXC_SENTINEL and exc.__cause__ is None:
             exc.__cause__ = exc_cause
         payload: StreamReader | None = self._payload
+        waiter, self._waiter = self._waiter, None
         super().set_exception(exc, exc_cause)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)  # `take_head` raises it
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(exc)
 
@@ -330,6 +333,13 @@ class Handler(ResponseHandler, Reader):
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiter = waiter
         return waiter
+
+    def wake_at_head(self, waiter: asyncio.Future[None]) -> bool:
+        """Have `waiter` set when `take_head` has something; False: it has."""
+        if self._buffer or self._eof:
+            return False
+        self._waiter = waiter
+        return True
 
     def take_head(self) -> tuple[RawResponseMessage, StreamReader]:
         """The next response head, 1xx included, and its body. Raises what ended the connection."""
@@ -399,7 +409,9 @@ def take_body(payload: StreamReader) -> bytes | None:
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     payload._size = 0
-    payload._protocol.resume_reading()
+    protocol = payload._protocol
+    if protocol._reading_paused or protocol._buffer_paused:
+        protocol.resume_reading()
     return data
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from trunkline._contract import (
         Attempt as Attempt,
+        BegunExchange as BegunExchange,
         Capabilities as Capabilities,
         Connection as Connection,
         Dial as Dial,
@@ -90,8 +91,8 @@ _HOMES = {
     "trunkline._client": "Client",
     "trunkline._config": "Dns Limits Timeouts Tls TransportConfig load_config",
     "trunkline._bodies": "BodyStream",
-    "trunkline._contract": "Attempt Capabilities Connection Dial Dialer Exchange OriginSnapshot "
-    "PoolSnapshot Transport",
+    "trunkline._contract": "Attempt BegunExchange Capabilities Connection Dial Dialer Exchange "
+    "OriginSnapshot PoolSnapshot Transport",
     "trunkline._errors": "BackendUnavailable BodyTruncated CertificateError ConnectError "
     "ConnectTimeout ConnectionFailed DNSError DeadlineExceeded DecodeError DecompressionLimit "
     "EgressDenied GoAway HTTPStatusError HeadersTimeout InvalidRequest LimitExceeded NetworkError "

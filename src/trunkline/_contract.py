@@ -10,9 +10,10 @@ This module knows the promises and nothing that keeps them. There are two ways i
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from multidict import CIMultiDictProxy
 
@@ -252,8 +253,27 @@ class Exchange(Protocol):
         ...
 
 
+class BegunExchange(Exchange, Protocol):
+    """An exchange whose request has been written, as far as that needs no waiting."""
+
+    def wake(self, waiter: Future[None]) -> bool:
+        """Set the result of `waiter` as soon as `answer` has more to do than to wait for the peer.
+
+        False: it has already.
+        """
+        ...
+
+    async def answer(self) -> Self:
+        """Send what is left of the request and return, or raise, as `Connection.exchange` does."""
+        ...
+
+
 class Connection(Protocol):
     """An open connection. The pool is its only user, and runs `max_exchanges` at once at most.
+
+    One on asyncio may have a method `begin`, with the arguments of `exchange`, which gives a
+    `BegunExchange` at once; it raises nothing. The pool calls that instead, and where a call has
+    waited for the connection it does so before the task of the call has its turn.
 
     One that speaks TLS may keep its `ssl.SSLObject` in an attribute `ssl_object`, for
     `ConnectionInfo`.
@@ -284,6 +304,10 @@ class Connection(Protocol):
     def close(self) -> None:
         """Close the socket at once. Synchronous and idempotent."""
         ...
+
+
+Begin: TypeAlias = Callable[[Request, Attempt], BegunExchange]
+"""What `Connection.begin` is, where there is one."""
 
 
 class Multiplexing(Protocol):

@@ -9,16 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from multidict import CIMultiDict, MultiMapping
 
 from trunkline._errors import InvalidRequest
 
 HeaderTypes: TypeAlias = Mapping[str, str] | MultiMapping[str] | Iterable[tuple[str, str]] | None
-
-_Dict: TypeAlias = dict[str, str]
-_Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
 _BAD_IN_VALUE = re.compile("[\x00\r\n]")  # RFC 9110 section 5.5
@@ -50,11 +47,11 @@ class Fields:
             return
         try:
             if type(headers) is tuple:
-                self.pairs = cast(_Pairs, headers)
+                self.pairs = headers
+            elif type(headers) is dict:  # what nearly every caller gives
+                self.pairs = tuple(headers.items())  # pyright: ignore[reportUnknownArgumentType]
             else:
-                # A dict is what nearly every caller gives.
-                given = CIMultiDict(headers) if type(headers) is not dict else cast(_Dict, headers)
-                self.pairs = tuple(given.items())
+                self.pairs = tuple(CIMultiDict(headers).items())
             for name, value in self.pairs:
                 lower = lower_name(name)
                 if lower in _CONTROLS:

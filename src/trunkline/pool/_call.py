@@ -8,11 +8,13 @@ from __future__ import annotations
 from time import monotonic
 
 from trunkline._config import Timeouts
+from trunkline._contract import BegunExchange
 from trunkline._errors import DeadlineExceeded, Phase, TransportError
 from trunkline._messages import Request, Timings
 from trunkline.pool._attempt import ExchangeAttempt
 from trunkline.pool._home import Home
 from trunkline.pool._lease import Lease
+from trunkline.pool._origin import Pooled
 from trunkline.pool._queue import Ticket
 from trunkline.pool._watch import Watch
 
@@ -35,6 +37,32 @@ class Call(ExchangeAttempt):
         self.lease: Lease | None = None
         self.ticket: Ticket | None = None
         self.watch: Watch | None = None
+
+    def begin_on(self, pooled: Pooled) -> BegunExchange | None:
+        """The exchange on `pooled`, if that begins it at once."""
+        self.attempts += 1
+        pooled.exchanges += 1
+        if self.watch is not None:
+            self.watch.connection_id = pooled.id
+            self.watch.start("headers")
+        self.begun = self.head_due_from = monotonic()
+        begin = pooled.begin
+        return None if begin is None else begin(self.request, self)
+
+    def start(self, ticket: Ticket) -> bool:
+        """Begin the exchange on the connection that came free, while the call's task still waits.
+
+        So the task is woken once, by the answer.
+        """
+        lease, waiter = ticket.lease, ticket.waiter.lend()
+        if waiter is None or lease is None or lease.pooled is None or lease.pooled.closed:
+            return False
+        self.lease = lease
+        exchange = ticket.exchange = self.begin_on(lease.pooled)
+        if exchange is None or not exchange.wake(waiter.future):
+            return False
+        waiter.move(self._due)
+        return True
 
     def seconds(self, limit: float | None) -> float | None:
         """`limit`, or what is left of `timeouts.total` if that is less; `due_is_total` says so."""

@@ -11,7 +11,7 @@ from random import uniform
 from time import monotonic
 
 from trunkline._config import Limits
-from trunkline._contract import Connection, OriginSnapshot
+from trunkline._contract import Begin, Connection, OriginSnapshot
 from trunkline._urls import Origin
 from trunkline.pool._queue import Queue
 
@@ -25,7 +25,7 @@ class Pooled:
     sit idle, `retire_at` when it is too old; times are of the monotonic clock.
     """
 
-    __slots__ = ("active", "closed", "connection", "created", "exchanges", "expiry", "id",
+    __slots__ = ("active", "begin", "closed", "connection", "created", "exchanges", "expiry", "id",
                  "idle_since", "leased_at", "origin", "retire_at")  # fmt: skip
 
     def __init__(
@@ -34,6 +34,7 @@ class Pooled:
         self.id = identity
         self.origin = origin
         self.connection = connection
+        self.begin: Begin | None = getattr(connection, "begin", None)
         self.created = self.idle_since = self.leased_at = monotonic()
         self.active = 0
         self.exchanges = 0

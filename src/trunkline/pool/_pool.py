@@ -26,7 +26,7 @@ from trunkline._urls import Origin
 from trunkline.pool._alarm import Alarm
 from trunkline.pool._lease import Lease
 from trunkline.pool._origin import OriginState, Pooled, has_precedence, origin_snapshot, turn
-from trunkline.pool._queue import Ticket
+from trunkline.pool._queue import Caller, Ticket
 from trunkline.pool._runtime import Runtime
 
 
@@ -84,6 +84,7 @@ class Pool:
         self._waited = 0
         self._wait_total = 0.0
         self._wait_max = 0.0
+        self._served: list[Ticket] = []
         self._closed_by: Counter[str] = Counter()
         self._surplus = "surplus"
         self._on_drained: Callable[[], None] | None = None
@@ -105,7 +106,9 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         if state.waiting.size:
             return None
-        lease = self._take(state, fresh=fresh)
+        lease = self._lend_idle(state) if state.idle and not fresh else None
+        if lease is None:
+            lease = self._take(state, fresh=fresh)
         if lease is None and fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             lease = self._take(state)
@@ -122,12 +125,18 @@ class Pool:
         return state
 
     def queue(
-        self, origin: Origin, seconds: float | None, priority: int = 0, *, fresh: bool = False
+        self,
+        origin: Origin,
+        seconds: float | None,
+        priority: int = 0,
+        *,
+        fresh: bool = False,
+        caller: Caller | None = None,
     ) -> Ticket:
         """A place in the queue, after `acquire_nowait` gave no lease. `fresh`: as there.
 
         Who has it awaits `ticket.wait()`, `seconds` at most, and calls `claim`; whatever either
-        raises, `leave`.
+        raises, `leave`. `caller` is told first of a connection that can begin an exchange at once.
 
         Raises:
             PoolFull: `max_waiting` calls wait already.
@@ -138,7 +147,7 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         fresh = fresh and not state.multiplexes
         waiter, number = self._runtime.waiter(), next(self._numbers)
-        ticket = Ticket(state, number, priority, waiter, seconds, fresh=fresh)
+        ticket = Ticket(state, number, priority, waiter, seconds, fresh=fresh, caller=caller)
         state.waiting.push(ticket)
         self._queues[state] = None
         if ticket.since >= self._alarm.full_due:
@@ -152,8 +161,8 @@ class Pool:
             self.leave(ticket)  # a handler of the log has failed
             raise
 
-    def claim(self, ticket: Ticket) -> Lease:
-        """What `ticket` was served, once waiting for it is over.
+    def claim(self, ticket: Ticket, at: float | None = None) -> Lease:
+        """What `ticket` was served, once waiting for it is over; `at`: when, if not now.
 
         Raises:
             PoolTimeout: nothing came free in time.
@@ -162,7 +171,7 @@ class Pool:
         lease = ticket.lease
         if lease is None:
             raise self._unserved(ticket)
-        lease.waited = waited = monotonic() - ticket.since
+        lease.waited = waited = (at or monotonic()) - ticket.since
         self._waited += 1
         self._wait_total += waited
         if waited > self._wait_max:
@@ -381,12 +390,31 @@ class Pool:
         if ticket.fresh or pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
             return False
         self._unqueue(ticket)
-        lease = ticket.lease = Lease(self, state, pooled)
+        lease = Lease(self, state, pooled)
         if lease.reused:
             self._reused += 1
         pooled.leased_at = now
-        ticket.waiter.set()
+        self._serve(ticket, lease)
         return True
+
+    def _serve(self, ticket: Ticket, lease: Lease) -> None:
+        ticket.lease, pooled = lease, lease.pooled
+        if ticket.caller is None or pooled is None or pooled.begin is None:
+            ticket.waiter.set()
+            return
+        if not self._served:
+            self._runtime.call_soon(self._start_served)
+        self._served.append(ticket)
+
+    def _start_served(self) -> None:
+        """Have those go on who were served in this round of the event loop.
+
+        All at once: a server that has been woken for one request finds the others.
+        """
+        served, self._served = self._served, []
+        for ticket in served:
+            if ticket.caller is None or not ticket.caller.start(ticket):
+                ticket.waiter.set()
 
     def _unqueue(self, ticket: Ticket) -> None:
         state = ticket.origin
@@ -443,8 +471,7 @@ class Pool:
             lease = self._take(state, fresh=ticket.fresh)
             if lease is not None:
                 self._unqueue(ticket)
-                ticket.lease = lease
-                ticket.waiter.set()
+                self._serve(ticket, lease)
                 return True
         return False
 

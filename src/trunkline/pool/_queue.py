@@ -8,23 +8,32 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from trunkline._contract import BegunExchange
     from trunkline.pool._lease import Lease
     from trunkline.pool._origin import OriginState
     from trunkline.pool._runtime import Waiter
+
+
+class Caller(Protocol):
+    """Whose ticket it is, where that can do something with its lease before it is woken."""
+
+    def start(self, ticket: Ticket) -> bool:
+        """Go on with the lease of `ticket` in the place of the task that waits; False: wake it."""
+        ...
 
 
 class Ticket:
     """A place in the queue of `origin`; `lease` is set before the waiter is woken.
 
     `fresh`: it is for a connection yet to be opened. `since` is of the monotonic clock, `seconds`
-    how long the wait may take. `is_queued` is the queue's.
+    how long the wait may take. `exchange` is what `caller` has begun. `is_queued` is the queue's.
     """
 
-    __slots__ = ("fresh", "is_queued", "lease", "number", "origin", "priority", "seconds", "since",
-                 "waiter")  # fmt: skip
+    __slots__ = ("caller", "exchange", "fresh", "is_queued", "lease", "number", "origin",
+                 "priority", "seconds", "since", "waiter")  # fmt: skip
 
     is_queued: bool
 
@@ -37,6 +46,7 @@ class Ticket:
         seconds: float | None,
         *,
         fresh: bool,
+        caller: Caller | None = None,
     ) -> None:
         self.origin = origin
         self.number = number
@@ -46,6 +56,8 @@ class Ticket:
         self.fresh = fresh
         self.since = monotonic()
         self.lease: Lease | None = None
+        self.caller = caller
+        self.exchange: BegunExchange | None = None
 
     def wait(self) -> Awaitable[None]:
         """Wait until it is served, or the pool was closed, or for `seconds`."""

@@ -51,10 +51,25 @@ class FutureDeadline(Protocol):
         ...
 
 
+class Lent(Protocol):
+    """A wake-up that has been left to others: `future` wakes who waits, its result is not asked."""
+
+    @property
+    def future(self) -> asyncio.Future[None]: ...
+
+    def move(self, due: float | None) -> None:
+        """Wait until `due` (of `time.monotonic`) at most; None: however long it takes."""
+        ...
+
+
 class Waiter(Protocol):
     """A one-shot wake-up."""
 
     def set(self) -> None: ...
+
+    def lend(self) -> Lent | None:
+        """Leave it to others to set; None where it was set or left before, or is no future."""
+        ...
 
     def wait(self, seconds: float | None) -> Awaitable[None]:
         """Wait until it is set, or for `seconds` where that is shorter."""
@@ -81,6 +96,10 @@ class Runtime(Protocol):
         ...
 
     def waiter(self) -> Waiter: ...
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run `callback` in the next round of the loop, which is running here."""
+        ...
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Run `callback` in the loop; from any thread. If the loop is closed, nothing happens."""
@@ -234,23 +253,32 @@ class _FutureDeadline:
 
 
 class _AsyncioWaiter:
-    __slots__ = ("_future", "_runtime", "due")
+    __slots__ = ("_runtime", "due", "future")
 
     due: float
 
     def __init__(self, runtime: _AsyncioRuntime) -> None:
         self._runtime = runtime
-        self._future: asyncio.Future[None] = runtime.loop.create_future()
+        self.future: asyncio.Future[None] = runtime.loop.create_future()
 
     def set(self) -> None:
         self._runtime.scopes.discard(self)
-        if not self._future.done():
-            self._future.set_result(None)
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def lend(self) -> Lent | None:
+        return None if self.future.done() else self
+
+    def move(self, due: float | None) -> None:
+        if due is None:
+            self._runtime.scopes.discard(self)
+        else:
+            self._runtime.watch(self, due)
 
     def wait(self, seconds: float | None) -> Awaitable[None]:
         if seconds is not None:
             self._runtime.watch(self, monotonic() + seconds)
-        return self._future
+        return self.future
 
     def leave(self) -> None:
         self._runtime.scopes.discard(self)
@@ -310,6 +338,9 @@ class _AsyncioRuntime:
 
     def waiter(self) -> Waiter:
         return _AsyncioWaiter(self)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.loop.call_soon(callback)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         if not self.loop.is_closed():

@@ -46,6 +46,9 @@ class TrioWaiter:
     def set(self) -> None:
         self._event.set()
 
+    def lend(self) -> None:
+        """Nobody else can set it."""
+
     async def wait(self, seconds: float | None) -> None:
         with anyio.move_on_after(seconds):
             await self._event.wait()
@@ -76,6 +79,9 @@ class TrioRuntime:
 
     def waiter(self) -> Waiter:
         return TrioWaiter()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._token.run_sync_soon(callback)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         try:

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from asyncio import get_running_loop
 from collections.abc import Callable
 from itertools import count
-from time import monotonic
 from typing import ClassVar
 from weakref import ref
 
@@ -99,24 +98,23 @@ class PooledTransport(ABC):
             call.watch = Watch(self._observers, request.origin, identity, request)
             call.watch.start("request")
         while True:
-            lease = exchange = None
+            lease = exchange = begun = None
             try:
                 is_fresh = call.attempts > 0
                 lease = home.pool.acquire_nowait(request.origin, fresh=is_fresh)
                 if lease is None:
                     ticket = self._queue(call, fresh=is_fresh)
                     await ticket.wait()
-                    lease = _claim(call, ticket)
+                    lease, begun = _claim(call, ticket), ticket.exchange
                 call.lease, pooled = lease, lease.pooled
                 if pooled is None:
                     pooled = lease.attach(await self._connect(call, request.origin))
-                call.attempts += 1
-                pooled.exchanges += 1
-                if call.watch is not None:
-                    call.watch.connection_id = pooled.id
-                    call.watch.start("headers")
-                call.begun = call.head_due_from = monotonic()
-                exchange = await pooled.connection.exchange(request, call)
+                if begun is None:
+                    begun = call.begin_on(pooled)
+                if begun is None:
+                    exchange = await pooled.connection.exchange(request, call)
+                else:
+                    exchange = await begun.answer()
                 return _respond(call, exchange, lease, pooled)
             except BaseException as error:
                 if exchange is not None:
@@ -136,8 +134,10 @@ class PooledTransport(ABC):
             call.watch.start("queue")
         request = call.request
         seconds = call.seconds(call.timeouts.pool)
+        # One that is observed goes on in its own context: an observer may ask for that.
+        caller = call if call.watch is None else None
         call.ticket = ticket = call.home.pool.queue(
-            request.origin, seconds, request.priority, fresh=fresh
+            request.origin, seconds, request.priority, fresh=fresh, caller=caller
         )
         return ticket
 
@@ -294,7 +294,7 @@ class PooledTransport(ABC):
 
 def _claim(call: Call, ticket: Ticket) -> Lease:
     try:
-        lease = call.home.pool.claim(ticket)
+        lease = call.home.pool.claim(ticket, None if ticket.exchange is None else call.begun)
     except PoolTimeout as error:
         if call.due_is_total:
             raise call.too_late("pool") from error
@@ -314,9 +314,12 @@ def _may_go_on(call: Call, lease: Lease | None, error: BaseException) -> bool:
     """
     pool, watch = call.home.pool, call.watch
     closed: TransportClosed | None = None
-    if call.ticket is not None:
-        pool.leave(call.ticket)
-        call.ticket = None
+    ticket, call.ticket = call.ticket, None
+    if ticket is not None:
+        if ticket.exchange is not None and ticket.lease is not None:
+            ticket.exchange.close()
+            pool.abort(ticket.lease)
+        pool.leave(ticket)
     if lease is not None:
         call.end()
         pool.abort(lease)
