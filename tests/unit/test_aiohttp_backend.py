@@ -416,6 +416,46 @@ async def test_a_head_beyond_the_parsers_limits_is_told_as_such(head: bytes) -> 
     assert type(translated) is trunkline.LimitExceeded
 
 
+async def test_a_future_that_was_lent_is_set_when_there_is_a_head() -> None:
+    handler, _ = connected()
+    handler.begin(without_body=False)
+    lent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    assert handler.wake_at_head(lent)
+    assert not lent.done()
+    handler.data_received(HEAD + b"Content-Length: 0\r\n\r\n")
+
+    assert lent.done()
+    assert not handler.wake_at_head(lent)
+    message, _ = handler.take_head()
+    assert message.code == 200
+
+
+async def test_a_future_that_was_lent_is_set_by_a_failure_but_not_to_the_error() -> None:
+    handler, _ = connected()
+    handler.begin(without_body=False)
+    lent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert handler.wake_at_head(lent)
+
+    handler.set_exception(ZeroDivisionError())
+
+    assert lent.result() is None
+    with pytest.raises(ZeroDivisionError):
+        handler.take_head()
+
+
+async def test_a_future_that_was_lent_may_be_done_already() -> None:
+    handler, _ = connected()
+    handler.begin(without_body=False)
+    lent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert handler.wake_at_head(lent)
+    lent.cancel()
+
+    handler.set_exception(ZeroDivisionError())
+
+    assert lent.cancelled()
+
+
 @pytest.mark.parametrize("line", [b"1;ext=", b"0\r\nTrailer: "])
 async def test_endless_bytes_that_bring_no_body_are_ended(line: bytes) -> None:
     handler, body = await answered(CHUNKED)

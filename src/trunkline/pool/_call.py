@@ -55,9 +55,8 @@ class Call(ExchangeAttempt):
         So the task is woken once, by the answer.
         """
         lease, waiter = ticket.lease, ticket.waiter.lend()
-        if waiter is None or lease is None or lease.pooled is None or lease.pooled.closed:
+        if waiter is None or lease is None or lease.pooled is None:
             return False
-        self.lease = lease
         exchange = ticket.exchange = self.begin_on(lease.pooled)
         if exchange is None or not exchange.wake(waiter.future):
             return False

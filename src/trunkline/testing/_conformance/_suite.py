@@ -32,6 +32,7 @@ from trunkline.testing._conformance._routes import Routes
 from trunkline.testing._conformance._snapshots import Snapshots
 from trunkline.testing._conformance._spares import Spares
 from trunkline.testing._conformance._streaming import Streaming
+from trunkline.testing._conformance._waited import Waited
 from trunkline.testing._conformance._warming import Warming
 
 
@@ -44,6 +45,7 @@ class TransportConformance(
     Lifetimes,
     LimitsHold,
     Fairness,
+    Waited,
     Snapshots,
     Health,
     Observing,
