@@ -900,22 +900,25 @@ async def test_that_calls_wait_is_said_at_most_once_in_ten_seconds(
     ]
 
 
-async def test_a_log_handler_that_raises_leaves_nobody_in_the_queue() -> None:
+@pytest.mark.parametrize("is_shown", [True, False])
+async def test_a_log_handler_that_raises_is_shown_as_logging_is_told_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_shown: bool
+) -> None:
     class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise ZeroDivisionError
 
-    pool = Pool(Limits(max_connections=1), make_runtime(), alarm=Alarm(1.0, 1))
-    take(pool)
+    monkeypatch.setattr(logging, "raiseExceptions", is_shown)
     broken = Broken()
     logging.getLogger("trunkline.pool").addHandler(broken)
     try:
-        with pytest.raises(ZeroDivisionError):
-            pool.queue(HERE, 10.0)
+        pool = Pool(Limits(max_connections=1), make_runtime(), alarm=Alarm(1.0, 1))
+        take(pool).release()
     finally:
         logging.getLogger("trunkline.pool").removeHandler(broken)
 
-    assert pool.waiting == 0
+    assert ("ZeroDivisionError" in capsys.readouterr().err) == is_shown
+    assert pool.snapshot().idle == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -11,6 +11,8 @@ from math import ceil, inf
 from time import monotonic
 from typing import Protocol
 
+from trunkline.pool._log import tell
+
 logger = logging.getLogger("trunkline.pool")
 
 _QUIET_SECONDS = 10.0
@@ -59,4 +61,4 @@ class Alarm:
         now = monotonic()
         if now - self._last.get(kind, -inf) >= _QUIET_SECONDS:
             self._last[kind] = now
-            logger.warning(message, load.in_use, self._most, load.waiting)
+            tell(logger.warning, message, load.in_use, self._most, load.waiting)

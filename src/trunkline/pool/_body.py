@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from trunkline._contract import Exchange
 from trunkline._errors import ReadError, TransportClosed, TransportError
 from trunkline._urls import Origin
+from trunkline.pool._log import tell
 
 if TYPE_CHECKING:
     from trunkline.pool._call import Call
@@ -226,4 +227,5 @@ def report(body: LeasedBody, what: str, leaks: Leaks | None) -> None:
         if entry is not None and entry.stack
         else ("; leak_stack=True tells where it was opened")
     )
-    logger.warning("a response%s %s; its connection is taken back%s", origin, what, stack)
+    message = "a response%s %s; its connection is taken back%s"
+    tell(logger.warning, message, origin, what, stack)

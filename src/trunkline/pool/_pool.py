@@ -151,15 +151,8 @@ class Pool:
         state.waiting.push(ticket)
         self._queues[state] = None
         if ticket.since >= self._alarm.full_due:
-            self._warn_that_it_is_full(ticket)
-        return ticket
-
-    def _warn_that_it_is_full(self, ticket: Ticket) -> None:
-        try:
             self._alarm.exhausted(self)
-        except BaseException:
-            self.leave(ticket)  # a handler of the log has failed
-            raise
+        return ticket
 
     def claim(self, ticket: Ticket, at: float | None = None) -> Lease:
         """What `ticket` was served, once waiting for it is over; `at`: when, if not now.

@@ -15,6 +15,7 @@ from trunkline._errors import Phase
 from trunkline._events import Event, Observer, Step
 from trunkline._messages import Request, Response
 from trunkline._urls import Origin
+from trunkline.pool._log import tell
 
 logger = logging.getLogger("trunkline.observers")
 
@@ -91,9 +92,9 @@ class Watch:
 def _show(observer: Observer, event: Event) -> None:
     try:
         observer.on_event(event)
-    except Exception:
+    except Exception:  # noqa: BLE001 - it is told
         # Whoever paid for an answer gets it, and other observers their pairs of events.
-        logger.exception("an observer raised, of type %s; the call goes on", type(observer))
+        tell(logger.exception, "an observer raised, of type %s; the call goes on", type(observer))
 
 
 class Steps:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from dataclasses import astuple
 
 import anyio
@@ -14,8 +15,10 @@ from trunkline._config import Limits, Timeouts
 from trunkline._contract import PoolSnapshot
 from trunkline._errors import PoolTimeout
 from trunkline.testing._conformance._base import Conformance, needs
-from trunkline.testing._conformance._helpers import info, until
+from trunkline.testing._conformance._helpers import counts, info, until
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
+    answer,
     expect_request,
     hold,
     pause,
@@ -29,6 +32,21 @@ PAGE = response(200, b"page")
 GATED = [expect_request(), wait("go"), send(PAGE), *serve(PAGE)]
 ONE = Limits(max_connections=1)
 FOUR = Limits(max_connections=4)
+
+
+class _Raises(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ZeroDivisionError
+
+
+@contextmanager
+def _handling(handler: logging.Handler) -> Generator[None]:
+    logger = logging.getLogger("trunkline")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Health(Conformance):
@@ -221,6 +239,26 @@ class Health(Conformance):
 
             assert "2 of 2" in line
             assert "1 calls wait" in line
+
+    @keeps(5)
+    @needs("pooled")
+    async def test_a_log_handler_that_raises_costs_nobody_a_connection(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        unfinished = [expect_request(), send(PAGE[:-1]), hold()]
+        script = [answer(PAGE), answer(PAGE), *unfinished]
+        with _handling(_Raises()):
+            async with self.rig(script, serve(PAGE), limits=ONE, leak_after=0.5) as rig:
+                held = await rig.send()
+                call = rig.begin_fetch()
+                await until(lambda: rig.transport.snapshot().waiting == 1)
+                await held.aread()
+                await call.result()
+                await rig.send()  # nobody reads it
+
+                assert (await rig.fetch()).content == b"page"
+                assert counts(rig.transport.snapshot()) == (1, 0, 1, 0, 0)
 
     @pytest.mark.parametrize(
         ("limits", "share"),
