@@ -45,6 +45,16 @@ class Pooled:
             inf if age is None else self.created + age * uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
         )
 
+    def unfit(self, now: float) -> str | None:
+        """Why no new exchange may begin on it; None if one may."""
+        if not self.connection.is_usable():
+            return "ended"
+        if now >= self.retire_at:
+            return "aged"
+        if not self.active and now - self.idle_since >= self.expiry:
+            return "expired"
+        return None
+
 
 class OriginState:
     """The connections to one origin, and who waits for one."""

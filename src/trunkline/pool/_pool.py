@@ -274,7 +274,7 @@ class Pool:
         now = monotonic()
         while state.idle:
             pooled, _ = state.idle.popitem()
-            reason = self._unfit(pooled, now)
+            reason = pooled.unfit(now)
             if reason is not None:
                 self._close(pooled, reason)
             elif pooled.connection.max_exchanges < 1:
@@ -290,18 +290,8 @@ class Pool:
         now = monotonic()
         for pooled in state.busy:
             connection = pooled.connection
-            if pooled.active < connection.max_exchanges and self._unfit(pooled, now) is None:
+            if pooled.active < connection.max_exchanges and pooled.unfit(now) is None:
                 return pooled
-        return None
-
-    def _unfit(self, pooled: Pooled, now: float) -> str | None:
-        """Why no new exchange may begin on it."""
-        if not pooled.connection.is_usable():
-            return "ended"
-        if now >= pooled.retire_at:
-            return "aged"
-        if not pooled.active and now - pooled.idle_since >= pooled.expiry:
-            return "expired"
         return None
 
     def _may_open(self, state: OriginState) -> bool:
@@ -380,7 +370,7 @@ class Pool:
         if pooled.active > 1 or len(self._queues) > 1:
             return False
         ticket = state.waiting.first()
-        if ticket.fresh or pooled.expiry <= 0 or self._unfit(pooled, now) is not None:
+        if ticket.fresh or pooled.expiry <= 0 or pooled.unfit(now) is not None:
             return False
         self._unqueue(ticket)
         lease = Lease(self, state, pooled)
@@ -420,7 +410,7 @@ class Pool:
         if pooled.active:
             return
         pooled.idle_since = now
-        reason = self._unfit(pooled, now)
+        reason = pooled.unfit(now)
         if reason is not None:
             self._close(pooled, reason)
             return
@@ -490,7 +480,7 @@ class Pool:
             return None
         now = monotonic()
         for pooled in list(self._idle):
-            reason = self._unfit(pooled, now)
+            reason = pooled.unfit(now)
             if reason is not None:
                 self._close(pooled, reason)
                 self._forget_if_unused(pooled.origin)
