@@ -60,9 +60,10 @@ class Waited(Conformance):
             assert error.elapsed is not None
             assert error.elapsed < 5.0
             assert (error.phase, error.replay, error.attempts) == ("headers", "if_idempotent", 1)
-            assert (error.request_sent, error.response_started) == (True, False)
+            assert not error.response_started
             if self.capabilities().pooled:
-                assert error.connection_reused
+                assert (error.request_sent, error.connection_reused) == (True, True)
+            if self.capabilities().aborts:
                 await rig.until_client_closed()
 
     async def test_the_total_deadline_goes_on(self) -> None:
@@ -75,7 +76,8 @@ class Waited(Conformance):
             assert error.elapsed is not None
             assert error.elapsed < 5.0
             assert (error.phase, error.replay) == ("headers", "if_idempotent")
-            await rig.until_client_closed()
+            if self.capabilities().aborts:
+                await rig.until_client_closed()
 
     # -- ends --------------------------------------------------------------------------------------
 
