@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trunkline.proxy import Proxy
     from trunkline_aiohttp._reads import Reads
 
+_GONE = "the connection was closed while it was idle"
 _MOST_INTERIM = 100
 _PENDING = select.POLLIN | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's
 _TRANSFER_ENCODING = istr("Transfer-Encoding")  # found at once, where a str is folded first
@@ -89,26 +90,23 @@ class AiohttpConnection:
         return await self.begin(request, attempt).answer()
 
     def begin(self, request: Request, attempt: Attempt) -> AiohttpExchange:
-        """Write `request`, if it can be written at once and whole."""
-        protocol, content = self.protocol, request.content
-        protocol.begin(without_body=request.method == "HEAD")
+        """Write `request`, if it can be written at once and whole; else nothing of it."""
+        content = request.content
         exchange = AiohttpExchange(self, attempt)
         was_reused, self._is_reused = self._is_reused, True
-        is_wary = was_reused and self.delivery.begin()
         try:
-            if protocol.transport is None:
-                raise trunkline.RemoteDisconnected("the connection was closed while it was idle")
-            if content is None:
-                exchange.sent(self.write(request, b""))
-            elif (
+            is_wary = was_reused and self.delivery.begin()
+            if content is not None and (
                 type(content) is not bytes
                 or len(content) > SLICE
                 or (request.fields.controls and request.expects_continue)
                 or (is_wary and content and not request.is_idempotent)
             ):
                 exchange.left = request
+            elif self.protocol.begin(without_body=request.method == "HEAD"):
+                exchange.sent(self.write(request, content or b""))
             else:
-                exchange.sent(self.write(request, content))
+                raise trunkline.RemoteDisconnected(_GONE)
         except Exception as error:  # noqa: BLE001  # `answer` raises it
             exchange.left = error
         except BaseException:
@@ -246,11 +244,14 @@ class AiohttpExchange:
     async def _go_on(self, left: Request | Exception) -> None:
         if isinstance(left, Exception):
             raise left
-        request, content = left, left.content
+        request, content, connection = left, left.content, self._connection
+        is_there = self._protocol.begin(without_body=request.method == "HEAD")
+        if not is_there or connection.transport.is_closing():
+            raise trunkline.RemoteDisconnected(_GONE)
         if type(content) is not bytes or len(content) > SLICE or request.expects_continue:
-            self.upload = Upload(self._connection, request, self._attempt)
+            self.upload = Upload(connection, request, self._attempt)
         else:
-            self.sent(await self._connection.write_apart(request, content))
+            self.sent(await connection.write_apart(request, content))
 
     def _take_head(self) -> bool:
         """Take a response head that has come; whether it is no interim one (1xx)."""

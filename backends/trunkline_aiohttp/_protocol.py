@@ -311,8 +311,8 @@ class Handler(ResponseHandler, Reader):
             return False
         return self._exception is None and not self._buffer and not self._tail
 
-    def begin(self, *, without_body: bool) -> None:
-        """Expect a response; `without_body`: to a HEAD request."""
+    def begin(self, *, without_body: bool) -> bool:
+        """Expect a response; `without_body`: to a HEAD request. False: the connection is gone."""
         self.is_idle = self._has_final = self.is_untaken = self.is_between_chunks = False
         self.received = self._barren = self.heads = 0
         self._progress = (0, 0)
@@ -325,6 +325,7 @@ class Handler(ResponseHandler, Reader):
                 auto_decompress=False,
                 read_bufsize=_READ_BUFFER,
             )
+        return self.transport is not None
 
     def head_waiter(self) -> asyncio.Future[None] | None:
         """Something to await until `take_head` has something; None: it has."""
@@ -345,8 +346,8 @@ class Handler(ResponseHandler, Reader):
         """The next response head, 1xx included, and its body. Raises what ended the connection."""
         if self._buffer:
             return self._buffer.popleft()[0]
-        assert self._exception is not None
-        raise self._exception
+        # aiohttp forgets the error of a connection that it is told to close.
+        raise self._exception or aiohttp.ServerDisconnectedError()
 
     def body_waiter(self, payload: StreamReader) -> asyncio.Future[bytes | None]:
         """Something to await until there is more of the body, its end or an error.
@@ -409,9 +410,7 @@ def take_body(payload: StreamReader) -> bytes | None:
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     payload._size = 0
-    protocol = payload._protocol
-    if protocol._reading_paused or protocol._buffer_paused:
-        protocol.resume_reading()
+    payload._protocol.resume_reading()
     return data
 
 

@@ -54,10 +54,11 @@ class Call(ExchangeAttempt):
 
         So the task is woken once, by the answer.
         """
-        lease, waiter = ticket.lease, ticket.waiter.lend()
-        if waiter is None or lease is None or lease.pooled is None:
+        waiter = ticket.waiter.lend()
+        if waiter is None:
             return False
-        exchange = ticket.exchange = self.begin_on(lease.pooled)
+        pooled = self.home.pool.claim(ticket).pooled
+        exchange = ticket.exchange = None if pooled is None else self.begin_on(pooled)
         if exchange is None or not exchange.wake(waiter.future):
             return False
         waiter.move(self._due)

@@ -106,9 +106,7 @@ class Pool:
         state = self._origins.get(origin) or self._add_origin(origin)
         if state.waiting.size:
             return None
-        lease = self._lend_idle(state) if state.idle and not fresh else None
-        if lease is None:
-            lease = self._take(state, fresh=fresh)
+        lease = self._take(state, fresh=fresh)
         if lease is None and fresh and state.multiplexes:
             # A stream of a busy connection is as good as a fresh one: nobody waits for that.
             lease = self._take(state)
@@ -154,8 +152,8 @@ class Pool:
             self._alarm.exhausted(self)
         return ticket
 
-    def claim(self, ticket: Ticket, at: float | None = None) -> Lease:
-        """What `ticket` was served, once waiting for it is over; `at`: when, if not now.
+    def claim(self, ticket: Ticket) -> Lease:
+        """What `ticket` was served, once waiting for it is over.
 
         Raises:
             PoolTimeout: nothing came free in time.
@@ -164,7 +162,7 @@ class Pool:
         lease = ticket.lease
         if lease is None:
             raise self._unserved(ticket)
-        lease.waited = waited = (at or monotonic()) - ticket.since
+        lease.waited = waited = monotonic() - ticket.since
         self._waited += 1
         self._wait_total += waited
         if waited > self._wait_max:
@@ -180,6 +178,7 @@ class Pool:
 
     def leave(self, ticket: Ticket) -> None:
         """Give up `ticket`, and the lease it may have been served. Idempotent."""
+        ticket.caller = None  # it may be about to be started
         ticket.waiter.leave()
         self._unqueue(ticket)
         self._forget_if_unused(ticket.origin)

@@ -68,7 +68,7 @@ class Waiter(Protocol):
     def set(self) -> None: ...
 
     def lend(self) -> Lent | None:
-        """Leave it to others to set; None where it was set or left before, or is no future."""
+        """Leave it to others to set; None where it has been set or cancelled, or is no future."""
         ...
 
     def wait(self, seconds: float | None) -> Awaitable[None]:

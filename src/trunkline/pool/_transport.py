@@ -293,12 +293,15 @@ class PooledTransport(ABC):
 
 
 def _claim(call: Call, ticket: Ticket) -> Lease:
-    try:
-        lease = call.home.pool.claim(ticket, None if ticket.exchange is None else call.begun)
-    except PoolTimeout as error:
-        if call.due_is_total:
-            raise call.too_late("pool") from error
-        raise
+    lease = ticket.lease
+    if lease is None or ticket.exchange is None:
+        try:
+            lease = call.home.pool.claim(ticket)
+        except PoolTimeout as error:
+            if call.due_is_total:
+                raise call.too_late("pool") from error
+            raise
+    ticket.waiter.leave()
     call.timings.queue = lease.waited
     if call.watch is not None:
         call.watch.end("queue")

@@ -90,6 +90,7 @@ class Waited(Conformance):
             await rig.until_received(2)
             next_one = rig.begin_fetch()
             await until(lambda: rig.transport.snapshot().waiting == 1)
+            assert rig.transport.snapshot().waited == 1
             call.cancel()
             await call.done.wait()
 
@@ -181,11 +182,11 @@ class Waited(Conformance):
     @keeps(15)
     @needs("pooled")
     async def test_its_events_are_told_in_its_own_context(self) -> None:
-        told: dict[str, str] = {}
+        told: set[str] = set()
 
         class Asks:
             def on_event(self, event: Event) -> None:
-                told[event.step] = whose.get()
+                told.add(whose.get())
 
         async def get() -> Any:
             whose.set("the call's")
@@ -200,7 +201,7 @@ class Waited(Conformance):
             await call.result()
             stop()
 
-            assert told == dict.fromkeys(("queue", "headers", "body", "request"), "the call's")
+            assert told == {"the call's"}
 
     @keeps(15)
     async def test_its_timings_part_the_waiting_from_the_answering(self) -> None:
