@@ -26,12 +26,14 @@ from trunkline import (
 )
 from trunkline.dns import Resolver
 from trunkline.pool._attempt import ExchangeAttempt
+from trunkline.pool._home import Home
 from trunkline.pool._runtime import make_runtime
 from trunkline.pool._watch import Steps
 from trunkline.testing._conformance._helpers import until
 from trunkline.testing._script import expect_request, fin, hold, response, send, serve, wait
 from trunkline.testing._servers import ScriptedServer
 from trunkline_aiohttp._exchange import AiohttpConnection
+from trunkline_aiohttp._protocol import Handler
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -74,6 +76,10 @@ async def one_connection(**options: Any) -> AsyncGenerator[AiohttpTransport]:
             yield transport
     finally:
         await transport.aclose()
+
+
+def home_of(transport: AiohttpTransport) -> Home:
+    return transport._homes[asyncio.get_running_loop()]  # pyright: ignore[reportPrivateUsage]
 
 
 async def queue(
@@ -143,8 +149,7 @@ async def test_nothing_watches_the_deadline_of_a_call_that_has_been_answered(
             for task in tasks:
                 await (await task).aread()
 
-            homes: Any = transport._homes  # pyright: ignore[reportPrivateUsage]
-            assert homes[asyncio.get_running_loop()].runtime.scopes == set()
+            assert cast("Any", home_of(transport).runtime).scopes == set()
 
 
 async def test_a_call_that_was_thrown_away_when_it_was_served_is_not_begun() -> None:
@@ -162,7 +167,15 @@ async def test_a_call_that_was_thrown_away_when_it_was_served_is_not_begun() -> 
     assert [each.target for each in server.requests] == ["/held", "/next"]
 
 
-async def test_a_transport_that_is_closed_in_the_round_in_which_a_connection_ends_says_so() -> None:
+async def test_a_transport_that_is_closed_in_the_round_in_which_a_connection_ends_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lose = Handler.connection_lost
+
+    def lose_and_close(handler: Handler, error: BaseException | None) -> None:
+        lose(handler, error)
+        pool.close()
+
     script = [expect_request(), send(PAGE), expect_request(), wait("end"), fin()]
     with ScriptedServer(script) as server:
         async with one_connection() as transport:
@@ -170,12 +183,8 @@ async def test_a_transport_that_is_closed_in_the_round_in_which_a_connection_end
             _, tasks = await queue(transport, server.url)
             await held.aread()
             await until(lambda: len(server.requests) == 2)
-            homes: Any = transport._homes  # pyright: ignore[reportPrivateUsage]
-            pool = homes[asyncio.get_running_loop()].pool
-            (state,) = pool._origins.values()
-            (pooled,) = state.busy
-            lent = pooled.connection.protocol._waiter
-            lent.add_done_callback(lambda _: pool.close())
+            pool = home_of(transport).pool
+            monkeypatch.setattr(Handler, "connection_lost", lose_and_close)
             server.open("end")
 
             with pytest.raises(TransportClosed):
@@ -235,7 +244,6 @@ async def test_a_connection_that_ends_before_its_task_has_written_takes_nothing(
             call = attempt()
             exchange = connection.begin(Request("POST", server.url, content=bytes(size)), call)
             connection.transport.abort()
-            await asyncio.sleep(0)
 
             with pytest.raises(RemoteDisconnected):
                 await exchange.answer()
