@@ -254,7 +254,7 @@ class Exchange(Protocol):
 
 
 class BegunExchange(Exchange, Protocol):
-    """An exchange whose request has been written, as far as that needs no waiting."""
+    """An exchange whose request has been written; nothing of it, where that needs waiting."""
 
     def wake(self, waiter: Future[None]) -> bool:
         """Set the result of `waiter` as soon as `answer` has more to do than to wait for the peer.

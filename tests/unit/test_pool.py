@@ -934,6 +934,15 @@ async def test_nothing_watches_a_deadline_that_nobody_waits_for_any_more() -> No
     assert cast("Any", runtime).scopes == set()
 
 
+async def test_what_is_to_be_called_soon_is_called_but_not_now() -> None:
+    called = anyio.Event()
+    make_runtime().call_soon(called.set)
+    assert not called.is_set()
+
+    with anyio.fail_after(10):
+        await called.wait()
+
+
 async def test_who_leaves_twice_does_not_undo_what_others_did_since() -> None:
     pool = make(make_runtime(), max_connections=2, max_connections_per_host=1)
     elsewhere, lease = take(pool, THERE), have(pool.acquire_nowait(HERE))
