@@ -22,8 +22,8 @@ from trunkline.pool._watch import Watch
 class Call(ExchangeAttempt):
     """A call, and the attempt of it that is under way."""
 
-    __slots__ = ("attempts", "backend", "home", "lease", "request", "started", "ticket", "timings",
-                 "watch")  # fmt: skip
+    __slots__ = ("attempts", "backend", "home", "is_in_doubt", "lease", "request", "started",
+                 "ticket", "timings", "watch")  # fmt: skip
 
     def __init__(self, request: Request, home: Home, timeouts: Timeouts, backend: str) -> None:
         now = monotonic()
@@ -34,6 +34,7 @@ class Call(ExchangeAttempt):
         self.backend = backend
         self.timings = Timings()
         self.attempts = 0
+        self.is_in_doubt = False  # an attempt that was followed by another may have been processed
         self.lease: Lease | None = None
         self.ticket: Ticket | None = None
         self.watch: Watch | None = None
@@ -85,6 +86,12 @@ class Call(ExchangeAttempt):
         if lease is not None and lease.pooled is not None:
             error.connection_reused = lease.reused
             error.http_version = lease.pooled.connection.http_version
+
+    def doubt(self, error: TransportError) -> None:
+        """Let `error` speak for the attempts before the last one too."""
+        if self.is_in_doubt and error.replay == "safe":
+            error.replay = "if_idempotent"
+            error.request_sent = error.request_sent or None
 
     def annotate(self, error: TransportError) -> None:
         """Write what is known of the call and the attempt into `error`."""

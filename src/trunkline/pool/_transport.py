@@ -334,11 +334,13 @@ def _may_go_on(call: Call, lease: Lease | None, error: BaseException) -> bool:
                 call.describe(closed)
         call.tell(closed or error)
         if closed is None and _may_replay(call, error):
+            call.is_in_doubt = call.is_in_doubt or error.replay != "safe"
             call.renew()
             if watch is not None:
                 watch.end("headers", error=type(error).__name__)
                 watch.connection_id = None
             return True
+        call.doubt(closed or error)
     if watch is not None:
         watch.fail(closed or error)
     if closed is not None:

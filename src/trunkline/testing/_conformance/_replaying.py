@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from trunkline._errors import NetworkError, RemoteDisconnected
+from trunkline._config import Limits, Timeouts
+from trunkline._errors import NetworkError, PoolTimeout, RemoteDisconnected
 from trunkline.testing._conformance._base import Conformance, Rig, needs
 from trunkline.testing._conformance._helpers import until
+from trunkline.testing._promises import keeps
 from trunkline.testing._script import (
     answer,
     expect_request,
     fin,
+    hold,
     response,
     rst,
     send,
@@ -48,6 +51,25 @@ class Replaying(Conformance):
             targets = [request.target for request in rig.server.requests]
             assert targets == ["/first", "/second", "/second"]
             assert rig.server.connections == 2
+
+    @keeps(7)
+    @needs("pooled")
+    async def test_a_second_attempt_that_sends_nothing_does_not_make_the_first_one_unsent(
+        self,
+    ) -> None:
+        script = [answer(PAGE), expect_request(), wait("end"), fin()]
+        limits = Limits(max_connections=1)
+        async with self.rig(script, [expect_request(), hold()], limits=limits) as rig:
+            await rig.fetch("GET", "/first")
+            call = rig.begin_fetch("GET", "/second", timeouts=Timeouts(pool=0.2))
+            await rig.until_received(2)
+            rig.begin_fetch("GET", "/before-its-second-attempt")
+            await until(lambda: rig.transport.snapshot().waiting == 1)
+            rig.server.open("end")
+
+            error = await call.failure()
+            assert isinstance(error, PoolTimeout)
+            assert (error.replay, error.request_sent, error.attempts) == ("if_idempotent", None, 1)
 
     @pytest.mark.parametrize("end", [fin(), rst()], ids=["fin", "rst"])
     @pytest.mark.parametrize("content", [b"order", b"", None], ids=["body", "empty", "none"])
