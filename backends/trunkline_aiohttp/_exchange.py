@@ -91,20 +91,15 @@ class AiohttpConnection:
 
     def begin(self, request: Request, attempt: Attempt) -> AiohttpExchange:
         """Write `request`, if it can be written at once and whole; else nothing of it."""
-        content = request.content
+        body = _small_body(request)
         exchange = AiohttpExchange(self, attempt)
         was_reused, self._is_reused = self._is_reused, True
         try:
             is_wary = was_reused and self.delivery.begin()
-            if content is not None and (
-                type(content) is not bytes
-                or len(content) > SLICE
-                or (request.fields.controls and request.expects_continue)
-                or (is_wary and content and not request.is_idempotent)
-            ):
+            if body is None or (is_wary and body and not request.is_idempotent):
                 exchange.left = request
             elif self.protocol.begin(without_body=request.method == "HEAD"):
-                exchange.sent(self.write(request, content or b""))
+                exchange.sent(self.write(request, body))
             else:
                 raise trunkline.RemoteDisconnected(_GONE)
         except Exception as error:  # noqa: BLE001  # `answer` raises it
@@ -244,14 +239,15 @@ class AiohttpExchange:
     async def _go_on(self, left: Request | Exception) -> None:
         if isinstance(left, Exception):
             raise left
-        request, content, connection = left, left.content, self._connection
+        request, connection = left, self._connection
         is_there = self._protocol.begin(without_body=request.method == "HEAD")
         if not is_there or connection.transport.is_closing():
             raise trunkline.RemoteDisconnected(_GONE)
-        if type(content) is not bytes or len(content) > SLICE or request.expects_continue:
+        body = _small_body(request)
+        if body is None:
             self.upload = Upload(connection, request, self._attempt)
         else:
-            self.sent(await connection.write_apart(request, content))
+            self.sent(await connection.write_apart(request, body))
 
     def _take_head(self) -> bool:
         """Take a response head that has come; whether it is no interim one (1xx)."""
@@ -352,6 +348,16 @@ class AiohttpExchange:
         translated = exchange_error(error, has_head=has_head, started=started)
         translated.__cause__ = error
         return translated
+
+
+def _small_body(request: Request) -> bytes | None:
+    """The body, b"" where there is none; None: it is produced, large, or waits to be asked for."""
+    content = request.content
+    if content is None:
+        return b""
+    if type(content) is not bytes or len(content) > SLICE:
+        return None
+    return None if request.fields.controls and request.expects_continue else content
 
 
 def _check_codings(codings: list[str]) -> None:

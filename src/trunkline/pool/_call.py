@@ -40,7 +40,7 @@ class Call(ExchangeAttempt):
         self.watch: Watch | None = None
 
     def begin_on(self, pooled: Pooled) -> BegunExchange | None:
-        """The exchange on `pooled`, if that begins it at once."""
+        """An attempt on `pooled`: its exchange, where that is begun at once; else None."""
         self.attempts += 1
         pooled.exchanges += 1
         if self.watch is not None:
